@@ -1,0 +1,3 @@
+//! The pipeline: threads and queues around the protocol.
+
+pub mod config;

@@ -1,0 +1,45 @@
+//! adit: WireGuard in pure userspace.
+//!
+//! # Layers
+//! Who may use whom (a test holds this table and fails on a wrong edge):
+//!
+//! | layer | may use |
+//! |---|---|
+//! | `key`, `ip`, `packet`, `sys` | nothing of ours |
+//! | `proto` | `key` |
+//! | `tun`, `udp` | `packet`, `ip`, `sys` |
+//! | `device` | `proto`, `tun`, `udp`, `packet`, `ip`, `key`, and of `sys`: clock, affinity |
+//! | `uapi` | `device::config`, `key`, `sys` |
+//! | `cli` | all |
+//!
+//! `--no-default-features` builds `proto` and `key` alone, as `no_std` + `alloc`.
+#![cfg_attr(not(feature = "device"), no_std)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(missing_docs)]
+// `unsafe` lives in `sys` alone; each block there says what makes it sound.
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+pub mod key;
+pub mod proto;
+
+#[cfg(feature = "device")]
+pub mod device;
+#[cfg(feature = "device")]
+pub mod ip;
+#[cfg(feature = "device")]
+pub mod packet;
+#[cfg(feature = "device")]
+#[allow(unsafe_code)]
+mod sys;
+#[cfg(feature = "device")]
+pub mod tun;
+#[cfg(feature = "device")]
+pub mod uapi;
+#[cfg(feature = "device")]
+pub mod udp;
+
+#[cfg(feature = "daemon")]
+#[doc(hidden)]
+pub mod cli;

@@ -1,0 +1,81 @@
+//! Why a message or packet was dropped: one variant for each rule, which is also the counter's name
+//! and the log line.
+
+/// The rule that a dropped message or packet broke, grouped by whose fault it is. Carries no text
+/// and nothing of the packet, so that it may be counted and logged freely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Rejected {
+    // Malformed: not a message at all.
+    /// Neither of the four types, reserved bytes not zero, or a length that the type does not have.
+    MalformedMessage,
+    /// The decrypted payload is no IPv4 or IPv6 packet, or shorter than its header says.
+    MalformedInner,
+    /// The packet read from the TUN is no IPv4 or IPv6 packet, or its offload header is inconsistent.
+    MalformedOutbound,
+
+    // Unknown: nobody it could belong to.
+    /// The receiver index belongs to no handshake or keypair of ours.
+    UnknownIndex,
+    /// The initiator's static key is no configured peer's.
+    UnknownPeer,
+
+    // Unauthentic: a cryptographic check failed.
+    /// mac1 is wrong: the sender does not know our public key.
+    BadMac1,
+    /// An AEAD tag, of a handshake field or a data packet, is wrong.
+    BadTag,
+    /// A Diffie-Hellman result is all zero: a low-order point.
+    LowOrderPoint,
+
+    // Stale: was right once, or comes at the wrong time.
+    /// The handshake timestamp is not greater than the last one of this peer.
+    ReplayedTimestamp,
+    /// The counter was seen already, or lies behind the window.
+    ReplayedCounter,
+    /// No handshake of ours waits for this message.
+    NoHandshake,
+    /// The keypair is older than REJECT_AFTER_TIME or was retired.
+    ExpiredKeypair,
+    /// The counter is at or beyond REJECT_AFTER_MESSAGES.
+    MessageLimit,
+    /// A cookie reply although no mac1 of ours was sent.
+    UnexpectedCookie,
+
+    // Unwelcome: well-formed and perhaps honest, but refused.
+    /// Under load: answered with a cookie instead.
+    CookieRequired,
+    /// Under load: this source sent too many handshake messages.
+    RateLimited,
+    /// Initiations of one peer within 20 ms.
+    InitiationFlood,
+    /// We started a handshake with this peer less than REKEY_TIMEOUT ago.
+    HandshakeTooSoon,
+    /// The device has no private key.
+    NoPrivateKey,
+    /// The inner source address routes to another peer, or to none.
+    ForbiddenSource,
+    /// No peer's allowed IPs hold the destination.
+    NoRoute,
+    /// The peer's endpoint is not known.
+    NoEndpoint,
+    /// A bounded queue was full.
+    QueueFull,
+    /// A packet staged for a session was displaced or never got one.
+    StagedDropped,
+    /// The operating system refused the datagram.
+    SendFailed,
+    /// The TUN refused the packet.
+    DeliverFailed,
+}
+
+impl Rejected {
+    /// How many variants there are: the length of an array of counters.
+    pub const COUNT: usize = Self::DeliverFailed as usize + 1;
+
+    /// The position of this variant's counter.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}

@@ -1,0 +1,85 @@
+//! The edge towards inner packets: a network interface, or anything that behaves like one.
+//!
+//! A [`Tun`] is the interface as a whole: its name, its MTU, its link state. A [`TunQueue`] moves
+//! packets; it belongs to one worker and is never shared.
+
+pub mod linux;
+pub mod memory;
+pub mod offload;
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use crate::packet::{Buffers, PacketRef};
+use offload::SuperPacket;
+
+/// Tells a worker that a source which has no file descriptor can be tried again.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// How to learn that a source which said "would block" can be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// It has become readable (edge-triggered).
+    Fd(RawFd),
+    /// The source calls the [`Wake`] that it was given.
+    Wake,
+}
+
+/// What happened to the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TunEvent {
+    /// The link is administratively up.
+    Up,
+    /// The link is administratively down.
+    Down,
+    /// The MTU is now this many bytes.
+    Mtu(usize),
+    /// An address or a route of the system changed: learnt source addresses may be wrong now.
+    Routes,
+    /// The interface is gone: the device has to end.
+    Deleted,
+}
+
+/// An interface as a whole.
+pub trait Tun: Send {
+    /// Its present name.
+    fn name(&self) -> String;
+
+    /// Its MTU in bytes when last read; later changes come as [`TunEvent::Mtu`].
+    fn mtu(&self) -> usize;
+
+    /// Takes the queues, one for each worker. Called once.
+    fn queues(&mut self) -> io::Result<Vec<Box<dyn TunQueue>>>;
+
+    /// Takes the source of events. Called once. The first events tell the present link state.
+    fn events(&mut self) -> io::Result<Box<dyn TunEvents>>;
+}
+
+/// What happens to an interface, as it happens.
+pub trait TunEvents: Send {
+    /// How to wait for the next event. Called once, before [`TunEvents::next`].
+    fn readiness(&mut self, wake: Wake) -> Readiness;
+
+    /// The next event, or `None` when there is none now.
+    fn next(&mut self) -> io::Result<Option<TunEvent>>;
+
+    /// An address of the interface, of the family of `like`, to be the source of an ICMP error.
+    fn address(&self, like: IpAddr) -> Option<IpAddr>;
+}
+
+/// One worker's way to read and write inner packets.
+pub trait TunQueue: Send {
+    /// How to wait until [`TunQueue::receive`] may succeed again. Called once, before it.
+    fn readiness(&mut self, wake: Wake) -> Readiness;
+
+    /// Reads one packet, or several that the system left in one, into `buffer` (at least
+    /// [`crate::packet::BUFFER_LEN`] bytes). `Ok(None)` when there is none now.
+    fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> io::Result<Option<SuperPacket<'a>>>;
+
+    /// Writes packets, those of one flow in the given order. What the interface refuses is dropped:
+    /// returns how many of the packets were.
+    fn send(&mut self, buffers: &Buffers, packets: &[PacketRef]) -> usize;
+}

@@ -1,0 +1,105 @@
+//! The edge towards outer datagrams.
+//!
+//! [`Udp`] binds; a [`UdpSocket`] is one bound port on both address families, shared by all threads;
+//! a [`UdpQueue`] moves datagrams through it and belongs to one thread.
+
+pub mod linux;
+pub mod memory;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::packet::Buffers;
+use crate::tun::{Readiness, Wake};
+
+/// The address of ours that a datagram came in on, so that answers leave from it (sticky source).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// Our address.
+    pub ip: IpAddr,
+    /// The interface's index; 0 for any.
+    pub ifindex: u32,
+}
+
+/// Some equal-sized datagrams from one sender, as the system coalesced them.
+#[derive(Debug, Clone, Copy)]
+pub struct Received {
+    /// Which of the [`Buffers`] they lie in, from its start.
+    pub buffer: u32,
+    /// Bytes in all.
+    pub len: u32,
+    /// Bytes of each; the last may be shorter. Equal to `len` for a single one.
+    pub segment: u32,
+    /// Their sender.
+    pub from: SocketAddr,
+    /// Where they came in.
+    pub source: Option<Source>,
+    /// The outer header's two ECN bits.
+    pub ecn: u8,
+}
+
+/// Some equal-sized datagrams to one receiver.
+#[derive(Debug, Clone, Copy)]
+pub struct Transmit<'a> {
+    /// Their receiver.
+    pub to: SocketAddr,
+    /// Where they are to leave from; `None` lets the routing decide.
+    pub source: Option<Source>,
+    /// The outer header's TOS or traffic class byte: DSCP and ECN.
+    pub tos: u8,
+    /// Bytes of each; the last may be shorter.
+    pub segment: usize,
+    /// All of them, one after the other.
+    pub data: &'a [u8],
+    /// Whether to try to hand them over in one piece. False where that was refused lately.
+    pub offload: bool,
+}
+
+/// What became of a [`Transmit`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes handed to the system.
+    pub bytes: usize,
+    /// Datagrams that the system refused; they are lost.
+    pub refused: usize,
+    /// The source was no longer ours: sent without it, and it should be forgotten.
+    pub source_lost: bool,
+    /// Handing over in one piece does not work towards this receiver (its path's MTU is too small):
+    /// sent singly.
+    pub offload_refused: bool,
+}
+
+/// What binds sockets.
+pub trait Udp: Send + Sync {
+    /// Binds `port` (0 for any) on both families, the mark set; a family that the system does not
+    /// have is left out. Fails with `AddrInUse` when anybody else has the port on either family.
+    fn bind(&self, port: u16, fwmark: u32) -> io::Result<Arc<dyn UdpSocket>>;
+}
+
+/// One bound port on both address families.
+pub trait UdpSocket: Send + Sync {
+    /// The port.
+    fn port(&self) -> u16;
+
+    /// Sets the mark of what is sent from now on.
+    fn set_fwmark(&self, fwmark: u32) -> io::Result<()>;
+
+    /// A way to move datagrams, for one thread. The first one made receives; all may send.
+    fn queue(&self) -> io::Result<Box<dyn UdpQueue>>;
+}
+
+/// One thread's way to move datagrams. Dropping all queues and the socket closes the port.
+pub trait UdpQueue: Send {
+    /// How to wait until [`UdpQueue::receive`] may succeed again: one for each address family.
+    fn readiness(&mut self, wake: Wake) -> Vec<Readiness>;
+
+    /// Receives into the front of as many of `buffers` as there is something for, one entry of
+    /// `received` (cleared first, never grown beyond its capacity) for each. Nothing received means
+    /// that it would block. Errors that concern single datagrams (an ICMP error that came back) are
+    /// swallowed; what is returned concerns the socket.
+    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<()>;
+
+    /// Sends, in order, and says for each what became of it (`sent` is as long as `transmits`).
+    fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]);
+}
