@@ -70,6 +70,40 @@ pub trait TunEvents: Send {
     fn address(&self, like: IpAddr) -> Option<IpAddr>;
 }
 
+/// Why nothing could be read.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ReceiveError {
+    /// What was read is no IP packet, or its offload header contradicts it. It is dropped; the next may be fine.
+    Malformed,
+    /// Nothing will ever be read again: the interface is gone.
+    Gone(io::Error),
+}
+
+impl std::fmt::Display for ReceiveError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("the TUN gave no IP packet, or an inconsistent offload header"),
+            Self::Gone(_) => f.write_str("the TUN is gone"),
+        }
+    }
+}
+
+impl std::error::Error for ReceiveError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Malformed => None,
+            Self::Gone(error) => Some(error),
+        }
+    }
+}
+
+impl From<offload::Malformed> for ReceiveError {
+    fn from(offload::Malformed: offload::Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
 /// One worker's way to read and write inner packets.
 pub trait TunQueue: Send {
     /// How to wait until [`TunQueue::receive`] may succeed again. Called once, before it.
@@ -77,7 +111,7 @@ pub trait TunQueue: Send {
 
     /// Reads one packet, or several that the system left in one, into `buffer` (at least
     /// [`crate::packet::BUFFER_LEN`] bytes). `Ok(None)` when there is none now.
-    fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> io::Result<Option<SuperPacket<'a>>>;
+    fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<SuperPacket<'a>>, ReceiveError>;
 
     /// Writes packets, those of one flow in the given order. What the interface refuses is dropped:
     /// returns how many of the packets were.
