@@ -344,11 +344,6 @@ impl Timers {
     pub(super) fn forget_handshake_sent(&self) {
         self.last_sent_handshake.store(NONE, Relaxed);
     }
-
-    /// When an initiation or response was last sent.
-    pub(super) fn last_sent_handshake(&self) -> Option<Instant> {
-        unstamp(self.last_sent_handshake.load(Relaxed))
-    }
 }
 
 #[cfg(test)]
