@@ -126,9 +126,10 @@ impl Keypair {
         if !self.may_send(now) {
             return Err(Rejected::ExpiredKeypair);
         }
-        let taken = self.sending_counter.0.fetch_update(Relaxed, Relaxed, |first| {
-            first.checked_add(n).filter(|&end| end <= REJECT_AFTER_MESSAGES)
-        });
+        let taken = self
+            .sending_counter
+            .0
+            .fetch_update(Relaxed, Relaxed, |first| first.checked_add(n).filter(|&end| end <= REJECT_AFTER_MESSAGES));
         taken.map_err(|_| {
             self.expire_sending();
             Rejected::MessageLimit
@@ -161,9 +162,7 @@ impl Keypair {
     /// its silence were noticed. Once a session, which is
     /// [`take_lastminute_handshake`](super::timers::Timers::take_lastminute_handshake)'s to know. [WP 6.2]
     pub fn needs_rekey_on_receive(&self, now: Instant) -> bool {
-        !self.sending_expired.load(Relaxed)
-            && self.is_initiator
-            && now.since(self.birth) >= REKEY_ON_RECEIVE_AFTER
+        !self.sending_expired.load(Relaxed) && self.is_initiator && now.since(self.birth) >= REKEY_ON_RECEIVE_AFTER
     }
 
     /// Ends sending: our identity is another one now. What the peer sent meanwhile is still received.

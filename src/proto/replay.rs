@@ -15,7 +15,9 @@
 use alloc::boxed::Box;
 
 use super::constants::{REJECT_AFTER_MESSAGES, REPLAY_BITS, REPLAY_WINDOW};
+use super::crypto::Opening;
 use super::rejected::Rejected;
+use super::tunnel::Authenticated;
 
 /// Bits in a word of the bitmap.
 const WORD_BITS: u64 = u64::BITS as u64;
@@ -43,12 +45,21 @@ impl ReplayWindow {
         Self { newest: 0, bitmap: Box::new([0; WORDS as usize]) }
     }
 
-    /// Marks `counter` as received, if it was not and may still be.
+    /// Accepts a packet that was opened: what makes it known that the peer itself has just sent it.
     ///
     /// # Errors
+    /// - [`Rejected::BadTag`] where it could not be opened;
     /// - [`Rejected::MessageLimit`] at or beyond REJECT_AFTER_MESSAGES [WP 6.2];
     /// - [`Rejected::ReplayedCounter`] for one that was seen, or lies more than 8128 behind the newest.
-    pub(crate) fn mark(&mut self, counter: u64) -> Result<(), Rejected> {
+    pub fn accept(&mut self, opening: &Opening) -> Result<Authenticated, Rejected> {
+        if !opening.ok {
+            return Err(Rejected::BadTag);
+        }
+        self.mark(opening.counter)?;
+        Ok(Authenticated::proof())
+    }
+
+    fn mark(&mut self, counter: u64) -> Result<(), Rejected> {
         if counter >= REJECT_AFTER_MESSAGES {
             return Err(Rejected::MessageLimit);
         }
@@ -112,6 +123,19 @@ mod tests {
         check(&[(limit, LIMIT), (u64::MAX, LIMIT), (limit - 1, Ok(())), (limit - 1, SEEN), (limit, LIMIT), (0, SEEN)]);
         check(&[(1, Ok(())), (1 << 63, Ok(())), (1, SEEN), ((1 << 63) - 1, Ok(())), (1 << 63, SEEN)]);
         check(&[(1 << 63, Ok(())), ((1 << 63) - REPLAY_WINDOW, Ok(())), ((1 << 63) - REPLAY_WINDOW - 1, SEEN)]);
+    }
+
+    /// S-23: a packet whose tag is wrong leaves no trace, so that the true one is still accepted.
+    #[test]
+    fn only_an_opened_packet_is_marked() {
+        let mut window = ReplayWindow::new();
+        let forged = Opening { counter: 1 << 40, ok: false, ..Opening::default() };
+        assert_eq!(window.accept(&forged), Err(Rejected::BadTag));
+        for counter in [0, 1 << 40] {
+            assert!(window.accept(&Opening { counter, ok: true, ..forged }).is_ok());
+            let replayed = window.accept(&Opening { counter, ok: true, ..forged });
+            assert_eq!(replayed, Err(Rejected::ReplayedCounter));
+        }
     }
 
     #[test]

@@ -166,7 +166,10 @@ fn masked(address: IpAddr, len: u8) -> IpAddr {
 fn address() -> impl Strategy<Value = IpAddr> {
     let v4 = prop_oneof![any::<u32>(), (0u32..64).prop_map(|low| 0x0a01_0200 | low)];
     let v6 = prop_oneof![any::<u128>(), (0u128..64, 0u32..16).prop_map(|(low, at)| (0xfd << 120) | (low << (at * 7)))];
-    prop_oneof![v4.prop_map(|bits| Ipv4Addr::from_bits(bits).into()), v6.prop_map(|bits| Ipv6Addr::from_bits(bits).into())]
+    prop_oneof![
+        v4.prop_map(|bits| Ipv4Addr::from_bits(bits).into()),
+        v6.prop_map(|bits| Ipv6Addr::from_bits(bits).into())
+    ]
 }
 
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! Limits of a keypair, its counters under many threads, and the three slots.
 
 use super::*;
-use crate::proto::crypto::TAG_LEN;
+use crate::proto::messages::TAG_LEN;
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::vec;
