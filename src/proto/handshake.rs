@@ -132,10 +132,18 @@ pub struct DerivedKeys {
     pub is_initiator: bool,
 }
 
-struct CreatedInitiation {
+/// Our initiation, while it waits for its response.
+pub(super) struct CreatedInitiation {
     noise: SymmetricState,
     ephemeral: PrivateKey,
     local_index: u32,
+}
+
+impl CreatedInitiation {
+    /// Our index in it.
+    pub(super) fn local_index(&self) -> u32 {
+        self.local_index
+    }
 }
 
 struct ConsumedInitiation {
@@ -196,6 +204,22 @@ impl Handshake {
             State::CreatedInitiation(created) => Some(created.local_index),
             State::Zeroed | State::ConsumedInitiation(_) => None,
         }
+    }
+
+    /// Puts the initiation that we wait on aside, while one of the peer's that crossed it is answered.
+    pub(super) fn put_aside(&mut self) -> Option<Box<CreatedInitiation>> {
+        match core::mem::replace(&mut self.state, State::Zeroed) {
+            State::CreatedInitiation(created) => Some(created),
+            other => {
+                self.state = other;
+                None
+            }
+        }
+    }
+
+    /// Waits again on an initiation that was put aside. Replaces what was in progress.
+    pub(super) fn take_up(&mut self, created: Box<CreatedInitiation>) {
+        self.state = State::CreatedInitiation(created);
     }
 
     /// Uses this preshared key from the next message on. What is in progress goes on, and fails if it

@@ -1,0 +1,242 @@
+//! Limits of a keypair, its counters under many threads, and the three slots.
+
+use super::*;
+use crate::proto::messages::TAG_LEN;
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::time::Duration;
+use std::sync::Mutex;
+
+extern crate std;
+
+const T0: Instant = Instant::from_nanos(5_000_000_000);
+
+fn keys(local_index: u32, is_initiator: bool) -> DerivedKeys {
+    let (a, b) = (Zeroizing::new([1; HASH_LEN]), Zeroizing::new([2; HASH_LEN]));
+    let (sending, receiving) = if is_initiator { (a, b) } else { (b, a) };
+    DerivedKeys { sending, receiving, local_index, remote_index: 77, is_initiator }
+}
+
+fn keypair(local_index: u32, is_initiator: bool) -> Arc<Keypair> {
+    Keypair::new(keys(local_index, is_initiator), T0)
+}
+
+fn age(seconds: u64) -> Instant {
+    T0 + Duration::from_secs(seconds)
+}
+
+/// [WP 6.2] At 180 s it neither sends nor receives; a nanosecond before, it does both.
+#[test]
+fn expires_at_reject_after_time() {
+    let keypair = keypair(1, true);
+    let before = age(180) - Duration::from_nanos(1);
+    assert_eq!((keypair.number(1, before), keypair.may_receive(before)), (Ok(0), Ok(())));
+    assert_eq!(keypair.number(1, age(180)), Err(Rejected::ExpiredKeypair));
+    assert_eq!(keypair.may_receive(age(180)), Err(Rejected::ExpiredKeypair));
+    assert_eq!(keypair.sending_counter(), 1);
+}
+
+/// [WP 6.2] No counter at or beyond the limit, however trains fall; afterwards none at all.
+#[test]
+fn no_message_limit() {
+    let near = keypair(1, true);
+    near.skip_counters(REJECT_AFTER_MESSAGES - 10);
+    assert_eq!(near.number(7, T0), Ok(REJECT_AFTER_MESSAGES - 10));
+    assert_eq!(near.number(4, T0), Err(Rejected::MessageLimit));
+    assert_eq!(near.number(1, T0), Err(Rejected::ExpiredKeypair));
+    assert_eq!(near.sending_counter(), REJECT_AFTER_MESSAGES - 3);
+
+    let exact = keypair(1, true);
+    exact.skip_counters(REJECT_AFTER_MESSAGES - 3);
+    assert_eq!(exact.number(3, T0), Ok(REJECT_AFTER_MESSAGES - 3), "the last counter is one below the limit");
+    for _ in 0..3 {
+        assert!(exact.number(1, T0).is_err());
+    }
+    assert_eq!(exact.sending_counter(), REJECT_AFTER_MESSAGES);
+
+    let wrapped = keypair(1, true);
+    wrapped.skip_counters(u64::MAX);
+    assert_eq!(wrapped.number(64, T0), Err(Rejected::MessageLimit));
+    assert_eq!(wrapped.sending_counter(), u64::MAX);
+    wrapped.skip_counters(0);
+    assert_eq!(wrapped.sending_counter(), u64::MAX, "never back");
+}
+
+/// [WP 6.2] Strictly more than 2^60 messages on either side; 120 s for the initiator alone.
+#[test]
+fn rekey_on_send() {
+    let check = |is_initiator, counter, seconds, expected| {
+        let keypair = keypair(1, is_initiator);
+        keypair.skip_counters(counter);
+        let state = (is_initiator, counter, seconds);
+        assert_eq!(keypair.needs_rekey_on_send(age(seconds)), expected, "{state:?}");
+        keypair.expire_sending();
+        assert!(!keypair.needs_rekey_on_send(age(seconds)), "{state:?}, expired");
+    };
+    for is_initiator in [false, true] {
+        check(is_initiator, REKEY_AFTER_MESSAGES, 0, false);
+        check(is_initiator, REKEY_AFTER_MESSAGES + 1, 0, true);
+        check(is_initiator, 0, 119, false);
+    }
+    check(true, 0, 120, true);
+    check(false, 0, 179, false);
+}
+
+/// [WP 6.2] 165 s, for the initiator alone.
+#[test]
+fn rekey_on_receive() {
+    let check = |is_initiator, seconds, expected| {
+        assert_eq!(keypair(1, is_initiator).needs_rekey_on_receive(age(seconds)), expected);
+    };
+    check(true, 164, false);
+    check(true, 165, true);
+    check(false, 165, false);
+}
+
+#[test]
+fn expired_sending_still_receives() {
+    let keypair = keypair(1, true);
+    keypair.expire_sending();
+    assert_eq!(keypair.number(1, T0), Err(Rejected::ExpiredKeypair));
+    assert_eq!(keypair.may_receive(T0), Ok(()));
+}
+
+/// S-22: threads that number trains of different lengths never get a counter twice.
+#[test]
+fn counters_are_unique_over_threads() {
+    let keypair = keypair(1, true);
+    let all = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for thread in 1..=8 {
+            let (keypair, all) = (&keypair, &all);
+            scope.spawn(move || {
+                let mine: Vec<u64> = (0..2000)
+                    .flat_map(|_| keypair.number(thread, T0).map(|first| first..first + thread).unwrap())
+                    .collect();
+                all.lock().unwrap().extend(mine);
+            });
+        }
+    });
+    let all = all.into_inner().unwrap();
+    let unique: BTreeSet<u64> = all.iter().copied().collect();
+    assert_eq!((unique.len(), all.len() as u64), (all.len(), keypair.sending_counter()));
+}
+
+/// S-22: at the limit too, threads get every counter below it once and none beyond.
+#[test]
+fn counters_are_unique_at_the_limit() {
+    let keypair = keypair(1, true);
+    keypair.skip_counters(REJECT_AFTER_MESSAGES - 1000);
+    let all = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Ok(first) = keypair.number(5, T0) {
+                    all.lock().unwrap().extend(first..first + 5);
+                }
+            });
+        }
+    });
+    let mut all = all.into_inner().unwrap();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(REJECT_AFTER_MESSAGES - 1000..REJECT_AFTER_MESSAGES));
+}
+
+/// [WP 5.4.6] A train that one side seals, the other opens, each packet by its own counter.
+#[test]
+fn seals_and_opens_a_train() {
+    let (a, b) = (keypair(1, true), keypair(2, false));
+    let (stride, last) = (16 + 48 + TAG_LEN, 16 + TAG_LEN);
+    let mut train = vec![0xaa; 2 * stride + last];
+    let first = a.number(3, T0).unwrap();
+    a.seal_train(first, &mut train, stride);
+    let packet = |counter: u64, len: usize| Opening {
+        counter,
+        start: (counter as usize * stride + 16) as u32,
+        len: (len - 16) as u32,
+        ok: false,
+    };
+    let mut packets = [packet(0, stride), packet(1, stride), packet(2, last)];
+    train[stride + 20] ^= 1;
+    b.open_train(&mut train, &mut packets);
+    assert_eq!(packets.map(|packet| packet.ok), [true, false, true]);
+    assert!(train[16..16 + 48].iter().all(|&byte| byte == 0xaa));
+}
+
+#[test]
+fn debug_shows_no_key() {
+    let text = format!("{:?}", keypair(1, true));
+    assert!(!text.contains("sending:") && !text.contains("receiving:"), "{text}");
+}
+
+type Slots = (Option<u32>, Option<u32>, Option<u32>);
+
+fn slots(keypairs: &Keypairs) -> Slots {
+    let index = |slot: Option<&Arc<Keypair>>| slot.map(|keypair| keypair.local_index());
+    (index(keypairs.previous()), index(keypairs.current()), index(keypairs.next()))
+}
+
+fn dropped(dropped: Dropped) -> Vec<u32> {
+    let keypairs = dropped.into_iter().flatten();
+    keypairs
+        .inspect(|keypair| assert_eq!(keypair.may_receive(T0), Err(Rejected::ExpiredKeypair), "retired"))
+        .map(|keypair| keypair.local_index())
+        .collect()
+}
+
+/// S-25 [WP 5.4.5] The three slots, for either role.
+#[test]
+fn three_slots() {
+    let mut keypairs = Keypairs::default();
+    assert_eq!(dropped(keypairs.add_initiator(keypair(1, true))), []);
+    assert_eq!(slots(&keypairs), (None, Some(1), None));
+    assert_eq!(dropped(keypairs.add_initiator(keypair(2, true))), []);
+    assert_eq!(slots(&keypairs), (Some(1), Some(2), None));
+    assert_eq!(dropped(keypairs.add_initiator(keypair(3, true))), [1]);
+    assert_eq!(dropped(keypairs.add_responder(keypair(4, false))), [2]);
+    assert_eq!(slots(&keypairs), (None, Some(3), Some(4)));
+    assert_eq!(dropped(keypairs.add_responder(keypair(5, false))), [4]);
+    assert_eq!((keypairs.awaits(4), keypairs.awaits(3), keypairs.awaits(5)), (false, false, true));
+    assert_eq!(dropped(keypairs.confirm_next()), []);
+    assert_eq!(slots(&keypairs), (Some(3), Some(5), None));
+    assert_eq!(dropped(keypairs.confirm_next()), [], "nothing to confirm");
+    assert_eq!(dropped(keypairs.add_responder(keypair(6, false))), [3]);
+    assert_eq!(dropped(keypairs.add_initiator(keypair(7, true))), [5], "an unconfirmed next outlives current");
+    assert_eq!(slots(&keypairs), (Some(6), Some(7), None));
+    assert_eq!(dropped(keypairs.clear()), [6, 7]);
+    assert_eq!(slots(&keypairs), (None, None, None));
+}
+
+/// Crossed initiations keep all three receivable; the winner's keypair is the one sent on.
+#[test]
+fn crossed_slots() {
+    let cross = |ours_won| {
+        let mut keypairs = Keypairs::default();
+        dropped(keypairs.add_initiator(keypair(1, true)));
+        dropped(keypairs.add_responder(keypair(2, false)));
+        assert_eq!(dropped(keypairs.add_crossed_initiator(keypair(3, true), ours_won)), []);
+        assert_eq!(slots(&keypairs), (Some(1), Some(3), Some(2)));
+        keypairs
+    };
+    assert!(!cross(true).awaits(2));
+    let mut lost = cross(false);
+    assert!(lost.awaits(2));
+    assert_eq!(dropped(lost.confirm_next()), [1]);
+    assert_eq!(slots(&lost), (Some(3), Some(2), None));
+    let mut won = cross(true);
+    assert_eq!(dropped(won.add_responder(keypair(4, false))), [1, 2]);
+    assert!(won.awaits(4), "a later one is confirmed as ever");
+}
+
+#[test]
+fn a_new_identity_sends_on_none() {
+    let mut keypairs = Keypairs::default();
+    dropped(keypairs.add_initiator(keypair(1, true)));
+    dropped(keypairs.add_responder(keypair(2, false)));
+    keypairs.expire_sending();
+    for keypair in [keypairs.current().unwrap(), keypairs.next().unwrap()] {
+        assert!(!keypair.may_send(T0) && keypair.may_receive(T0).is_ok());
+    }
+}
