@@ -1,1 +1,437 @@
-//! placeholder
+//! Outer datagrams by the Linux kernel: whole trains in one system call, both ways.
+//!
+//! # Receiving
+//! `recvmmsg` fills several buffers at once, and with UDP_GRO each may hold a run of equal-sized
+//! datagrams of one sender. The two families take turns in being asked first, so a flood on one does
+//! not starve the other.
+//!
+//! # Sending
+//! A train goes out as one message with UDP_SEGMENT where that works, and as single datagrams where
+//! it does not; consecutive messages of one family share a `sendmmsg`. The kernel takes messages in
+//! order and says only for the first of a call why it refused it, so the loop is: offer everything
+//! from the cursor on, move the cursor past what was taken, decide about the one that was not.
+//!
+//! What a refusal leads to:
+//!
+//! | errno | meaning | next |
+//! |---|---|---|
+//! | EIO, ENOPROTOOPT, EOPNOTSUPP, with segments | the route or the kernel cannot segment | segmentation off for this socket, again |
+//! | EMSGSIZE, with segments | a segment exceeds the path's MTU | singly (the kernel fragments) |
+//! | EINVAL | the source is not ours any more, or the segments displease | without source, then singly, then both |
+//! | ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL, ENODEV, ENXIO, with a source | no way from that source | without it |
+//! | ECONNREFUSED, EINTR | not about this datagram | again, [`RETRIES_MAX`] times |
+//! | EAGAIN, ENOBUFS, ENOMEM, EPERM, EMSGSIZE | no room, or a firewall's verdict on this one | this message is lost |
+//! | any other | nothing can be sent there | the rest of the train is lost |
+//!
+//! # Invariants
+//! - No loop without end: each turn sends something, loses something, turns segmentation off once for
+//!   ever, goes to a later [`Manner`], or uses up a retry.
+//! - Nothing is allocated after a queue is made.
+//! - Datagrams of one call leave in the order given.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::socket::{FamilySocket, SOCKET_BUFFER_LEN, SocketPair};
+use super::{Received, Sent, Source, Transmit, Udp, UdpQueue, UdpSocket};
+use crate::packet::Buffers;
+use crate::sys::cmsg::Outbound;
+use crate::sys::mmsg::{Datagrams, ReceiveArray, SendArray};
+use crate::tun::{Readiness, Wake};
+
+/// Messages in one `recvmmsg`: more than any worker has buffers for.
+const RECEIVE_BATCH_MAX: usize = 64;
+
+/// Messages in one `sendmmsg`: a whole train sent singly.
+const SEND_BATCH_MAX: usize = 64;
+
+/// Datagrams in one UDP_SEGMENT message: the kernel's limit before 6.9 (128 since).
+const SEGMENTS_MAX: usize = 64;
+
+/// Bytes in one message: what an IPv4 packet has room for after its header and UDP's ...
+const MESSAGE_V4_MAX: usize = 65_535 - 20 - 8;
+/// ... and an IPv6 packet, whose length field does not count its own header.
+const MESSAGE_V6_MAX: usize = 65_535 - 8;
+
+/// How often one call is repeated for reasons that lie elsewhere: a signal, or an ICMP error that
+/// came back for an earlier datagram. Each repetition consumes its reason, so more than a few mean
+/// that something is wrong, and the datagram counts as lost.
+const RETRIES_MAX: usize = 16;
+
+/// Useless messages (empty ones, or too large for a buffer) passed over in one `receive`. A whole
+/// receive buffer holds no more: the kernel charges at least 512 bytes for each. What comes after
+/// them arrived during the call, so it is announced by readiness again.
+const USELESS_MAX: usize = 2 * SOCKET_BUFFER_LEN as usize / 512;
+
+/// Binds sockets of the Linux kernel, in the network namespace of the calling thread.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LinuxUdp;
+
+impl Udp for LinuxUdp {
+    fn bind(&self, port: u16, fwmark: u32) -> io::Result<Arc<dyn UdpSocket>> {
+        let pair = SocketPair::bind(port, fwmark)?;
+        Ok(Arc::new(LinuxSocket { pair: Arc::new(pair), has_receiver: AtomicBool::new(false) }))
+    }
+}
+
+/// One bound port; its queues keep the port open, too.
+#[derive(Debug)]
+struct LinuxSocket {
+    pair: Arc<SocketPair>,
+    has_receiver: AtomicBool,
+}
+
+impl UdpSocket for LinuxSocket {
+    fn port(&self) -> u16 {
+        self.pair.port
+    }
+
+    fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
+        self.pair.set_fwmark(fwmark)
+    }
+
+    fn queue(&self) -> io::Result<Box<dyn UdpQueue>> {
+        let receives = !self.has_receiver.swap(true, Ordering::Relaxed);
+        Ok(Box::new(LinuxQueue {
+            pair: Arc::clone(&self.pair),
+            receive: receives.then(|| ReceiveArray::new(RECEIVE_BATCH_MAX)),
+            send: SendArray::new(SEND_BATCH_MAX),
+            ipv6_first: false,
+        }))
+    }
+}
+
+/// One thread's arrays for the sockets that it shares with the others.
+struct LinuxQueue {
+    pair: Arc<SocketPair>,
+    /// Only in the queue that receives.
+    receive: Option<ReceiveArray>,
+    send: SendArray,
+    /// Which family is asked first in the next `receive`.
+    ipv6_first: bool,
+}
+
+impl UdpQueue for LinuxQueue {
+    fn readiness(&mut self, _wake: Wake) -> Vec<Readiness> {
+        if self.receive.is_none() {
+            return Vec::new();
+        }
+        let sockets = [&self.pair.v4, &self.pair.v6].into_iter().flatten();
+        sockets.map(|socket| Readiness::Fd(socket.fd().as_raw_fd())).collect()
+    }
+
+    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<()> {
+        received.clear();
+        let Some(array) = &mut self.receive else { return Ok(()) };
+        let ipv6_first = self.ipv6_first;
+        self.ipv6_first = !ipv6_first;
+        let mut first_free = 0;
+        for ipv6 in [ipv6_first, !ipv6_first] {
+            if let Some(socket) = self.pair.family(ipv6) {
+                first_free = receive_from(socket, array, buffers, first_free, received)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
+        assert_eq!(transmits.len(), sent.len());
+        sent.fill(Sent::default());
+        let mut cursor = Cursor { transmits, index: 0, offset: 0, manner: Manner::Full };
+        cursor.skip_finished();
+        let mut retries = 0;
+        while let Some(transmit) = cursor.transmit() {
+            let ipv6 = transmit.to.is_ipv6();
+            let Some(socket) = self.pair.family(ipv6) else {
+                cursor.lose_rest(sent);
+                continue;
+            };
+            let segmentation = socket.segmentation();
+            let taken = self.send.send(socket.fd(), cursor.messages(ipv6, segmentation));
+            match taken.map_err(|error| error.raw_os_error().unwrap_or_default()) {
+                Ok(taken) => {
+                    debug_assert_ne!(taken, 0, "there was a message to send");
+                    (0..taken).for_each(|_| cursor.count_sent(segmentation, sent));
+                    retries = 0;
+                }
+                Err(libc::EINTR | libc::ECONNREFUSED) if retries < RETRIES_MAX => retries += 1,
+                Err(errno) => {
+                    retries = 0;
+                    let segments = cursor.message(segmentation).is_some_and(|message| message.is_train());
+                    match after_refusal(errno, cursor.manner, source_of(transmit).is_some(), segments) {
+                        Verdict::SegmentationOff => socket.disable_segmentation(),
+                        Verdict::Again(manner) => cursor.manner = manner,
+                        Verdict::LoseMessage => cursor.lose_message(segmentation, sent),
+                        Verdict::LoseRest => cursor.lose_rest(sent),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Receives from one socket into the buffers from `first_free` on; returns the first that is free
+/// afterwards.
+fn receive_from(
+    socket: &FamilySocket,
+    array: &mut ReceiveArray,
+    buffers: &mut Buffers,
+    first_free: usize,
+    received: &mut Vec<Received>,
+) -> io::Result<usize> {
+    let mut useless = 0;
+    let mut retries = 0;
+    loop {
+        let room = received.capacity() - received.len();
+        let buffers = &mut buffers.all()[first_free..];
+        let count = buffers.len().min(room);
+        if count == 0 {
+            return Ok(first_free);
+        }
+        let taken = match array.receive(socket.fd(), &mut buffers[..count]) {
+            Ok(taken) => taken,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(first_free),
+            // A signal, the ICMP answer to something sent earlier, or a passing want of memory.
+            Err(_) if retries < RETRIES_MAX => {
+                retries += 1;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let before = received.len();
+        for index in 0..taken {
+            let message = array.message(index);
+            let Some(from) = message.from.filter(|_| message.len > 0 && !message.truncated) else {
+                continue;
+            };
+            let len = message.len as u32;
+            received.push(Received {
+                buffer: (first_free + index) as u32,
+                len,
+                segment: message.control.segment.map_or(len, |segment| segment.min(len)),
+                from,
+                source: message.control.local.map(|(ip, ifindex)| Source { ip, ifindex }),
+                ecn: message.control.tos & 0b11,
+            });
+        }
+        if received.len() > before {
+            return Ok(first_free + taken);
+        }
+        // All of them useless: their buffers are free again, and there may be more behind them.
+        useless += taken;
+        if useless > USELESS_MAX {
+            return Ok(first_free);
+        }
+    }
+}
+
+/// How a train is being sent; each later manner gives up more, and a refusal only ever leads on to a
+/// later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Manner {
+    /// From its source and in one piece.
+    Full,
+    /// Without its source.
+    WithoutSource,
+    /// Singly (and from its source again: only one of the two is to blame, if this succeeds).
+    Singly,
+    /// Singly and without its source.
+    SinglyWithoutSource,
+}
+
+impl Manner {
+    fn has_source(self) -> bool {
+        matches!(self, Self::Full | Self::Singly)
+    }
+
+    fn has_offload(self) -> bool {
+        matches!(self, Self::Full | Self::WithoutSource)
+    }
+
+    fn without_source(self) -> Self {
+        if self.has_offload() { Self::WithoutSource } else { Self::SinglyWithoutSource }
+    }
+
+    fn singly(self) -> Self {
+        if self.has_source() { Self::Singly } else { Self::SinglyWithoutSource }
+    }
+}
+
+/// What to do about a message that the kernel refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Try again, and never again with UDP_SEGMENT on this socket.
+    SegmentationOff,
+    /// Try again in another manner, later than the one before.
+    Again(Manner),
+    /// Go on with the next message.
+    LoseMessage,
+    /// Go on with the next train.
+    LoseRest,
+}
+
+/// Decides by the table at the head of this file. `source`: the train has one to leave from;
+/// `segments`: the refused message was several datagrams in one piece.
+fn after_refusal(errno: i32, manner: Manner, source: bool, segments: bool) -> Verdict {
+    match errno {
+        libc::EIO | libc::ENOPROTOOPT | libc::EOPNOTSUPP if segments => Verdict::SegmentationOff,
+        libc::EMSGSIZE if segments => Verdict::Again(manner.singly()),
+        libc::EINVAL => match manner {
+            Manner::Full if source => Verdict::Again(Manner::WithoutSource),
+            Manner::Full | Manner::WithoutSource if segments => Verdict::Again(Manner::Singly),
+            Manner::Singly if source => Verdict::Again(Manner::SinglyWithoutSource),
+            _ => Verdict::LoseRest,
+        },
+        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EADDRNOTAVAIL | libc::ENODEV | libc::ENXIO
+            if source && manner.has_source() =>
+        {
+            Verdict::Again(manner.without_source())
+        }
+        libc::EAGAIN
+        | libc::ENOBUFS
+        | libc::ENOMEM
+        | libc::EPERM
+        | libc::EMSGSIZE
+        | libc::EINTR
+        | libc::ECONNREFUSED => Verdict::LoseMessage,
+        _ => Verdict::LoseRest,
+    }
+}
+
+/// What is handed to the kernel in one piece: some or all of a train.
+#[derive(Debug, Clone, Copy)]
+struct Message<'a> {
+    to: SocketAddr,
+    source: Option<Source>,
+    tos: u8,
+    segment: usize,
+    data: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    fn is_train(&self) -> bool {
+        self.data.len() > self.segment
+    }
+
+    fn datagrams(&self) -> Datagrams<'a> {
+        // A message is at most MESSAGE_V6_MAX bytes, and so is a segment of one that is a train.
+        let segment = self.is_train().then_some(self.segment as u16);
+        let local = self.source.map(|source| (source.ip, outgoing_interface(source)));
+        Datagrams { to: self.to, control: Outbound { local, tos: self.tos, segment }, data: self.data }
+    }
+}
+
+/// The interface that a datagram must leave by.
+///
+/// Differs from wireguard-go, which binds the datagram to the interface that the peer was heard on:
+/// like the kernel module, adit asks only for the address and lets the routing decide, because bound
+/// to an interface whose route has moved elsewhere a datagram goes into the void without an error.
+/// A link-local address means nothing without its link. [KERNEL-STICKY]
+fn outgoing_interface(source: Source) -> u32 {
+    match source.ip {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => source.ifindex,
+        _ => 0,
+    }
+}
+
+/// Where a train is to leave from; an address of the other family cannot be meant.
+fn source_of(transmit: &Transmit<'_>) -> Option<Source> {
+    transmit.source.filter(|source| source.ip.is_ipv6() == transmit.to.is_ipv6())
+}
+
+/// Where in a list of trains the sending is.
+#[derive(Debug, Clone)]
+struct Cursor<'a> {
+    transmits: &'a [Transmit<'a>],
+    /// The train; never a finished one.
+    index: usize,
+    /// What of it has been dealt with, in bytes.
+    offset: usize,
+    manner: Manner,
+}
+
+impl<'a> Cursor<'a> {
+    fn transmit(&self) -> Option<&'a Transmit<'a>> {
+        self.transmits.get(self.index)
+    }
+
+    /// The next message; `segmentation`: the socket has not refused it.
+    fn message(&self, segmentation: bool) -> Option<Message<'a>> {
+        let transmit = self.transmit()?;
+        assert_ne!(transmit.segment, 0, "a train is cut into datagrams of at least one byte");
+        let rest = &transmit.data[self.offset..];
+        let segments = if segmentation && transmit.offload && self.manner.has_offload() {
+            let bytes_max = if transmit.to.is_ipv6() { MESSAGE_V6_MAX } else { MESSAGE_V4_MAX };
+            (bytes_max / transmit.segment).clamp(1, SEGMENTS_MAX)
+        } else {
+            1
+        };
+        Some(Message {
+            to: transmit.to,
+            source: source_of(transmit).filter(|_| self.manner.has_source()),
+            tos: transmit.tos,
+            segment: transmit.segment,
+            data: &rest[..rest.len().min(segments * transmit.segment)],
+        })
+    }
+
+    /// The messages from here to the first train of the other family.
+    fn messages(&self, ipv6: bool, segmentation: bool) -> impl Iterator<Item = Datagrams<'a>> + use<'a> {
+        let mut cursor = self.clone();
+        std::iter::from_fn(move || {
+            let message = cursor.message(segmentation).filter(|message| message.to.is_ipv6() == ipv6)?;
+            cursor.advance(message.data.len());
+            Some(message.datagrams())
+        })
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.offset += bytes;
+        self.skip_finished();
+    }
+
+    fn skip_finished(&mut self) {
+        while let Some(finished) = self.transmit().filter(|transmit| transmit.data.len() <= self.offset) {
+            self.index += 1;
+            self.offset = 0;
+            // What one train to a receiver ran into, the next one would, too.
+            let same = |next: &Transmit<'_>| next.to == finished.to && next.source == finished.source;
+            if !self.transmit().is_some_and(same) {
+                self.manner = Manner::Full;
+            }
+        }
+    }
+
+    /// The next message was sent.
+    fn count_sent(&mut self, segmentation: bool, sent: &mut [Sent]) {
+        let (Some(message), Some(transmit)) = (self.message(segmentation), self.transmit()) else { return };
+        let sent = &mut sent[self.index];
+        sent.bytes += message.data.len();
+        sent.source_lost |= source_of(transmit).is_some() && !self.manner.has_source();
+        sent.offload_refused |=
+            transmit.offload && !self.manner.has_offload() && transmit.data.len() > transmit.segment;
+        self.advance(message.data.len());
+    }
+
+    /// The next message will not be sent.
+    fn lose_message(&mut self, segmentation: bool, sent: &mut [Sent]) {
+        let Some(message) = self.message(segmentation) else { return };
+        sent[self.index].refused += message.data.len().div_ceil(message.segment);
+        self.advance(message.data.len());
+    }
+
+    /// Nothing more of this train will be sent.
+    fn lose_rest(&mut self, sent: &mut [Sent]) {
+        let Some(transmit) = self.transmit() else { return };
+        let rest = transmit.data.len() - self.offset;
+        sent[self.index].refused += rest.div_ceil(transmit.segment);
+        self.manner = Manner::Full;
+        self.advance(rest);
+    }
+}
+
+#[cfg(test)]
+mod tests;

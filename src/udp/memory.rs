@@ -1,1 +1,354 @@
-//! placeholder
+//! Outer datagrams in memory: a network without a system, for tests and for embedding.
+//!
+//! A [`MemoryNetwork`] joins any number of hosts ([`MemoryUdp`]), each with one address of either
+//! family or both. A datagram is in its receiver's queue when `send` returns, so with one thread
+//! everything that happens is the same each time. What a socket cannot take (its queue is full, as a
+//! kernel's would be) or nobody listens for is lost without a word, as on a real network.
+//!
+//! As the kernel's sockets do, one `receive` joins equal-sized datagrams of one sender.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Received, Sent, Source, Transmit, Udp, UdpQueue, UdpSocket};
+use crate::packet::Buffers;
+use crate::tun::{Readiness, Wake};
+
+/// Bytes waiting in one socket's queue: as much as [`super::linux`] asks the kernel for.
+const QUEUE_BYTES_MAX: usize = 7 << 20;
+
+/// What one waiting datagram counts for beyond its bytes, so that empty ones are bounded, too.
+const DATAGRAM_OVERHEAD: usize = 256;
+
+/// Bytes in one datagram: the payload of the largest IPv6 packet without extensions.
+const DATAGRAM_MAX: usize = 65_527;
+
+/// Datagrams joined in one [`Received`], the kernel's limit for UDP_SEGMENT.
+const SEGMENTS_MAX: usize = 64;
+
+/// The first port that is given to those who ask for any; the last is 65,535.
+const EPHEMERAL_PORT_MIN: u16 = 49_152;
+
+/// The index of the one interface that each host has.
+const IFINDEX: u32 = 1;
+
+/// A network whose hosts all reach each other at once.
+#[derive(Clone, Default)]
+pub struct MemoryNetwork(Arc<Mutex<HashMap<SocketAddr, Arc<Inbox>>>>);
+
+impl MemoryNetwork {
+    /// An empty network.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A host at the given addresses: at most one of each family counts, the first.
+    pub fn host(&self, addresses: &[IpAddr]) -> MemoryUdp {
+        let v4 = addresses.iter().copied().find(IpAddr::is_ipv4);
+        let v6 = addresses.iter().copied().find(IpAddr::is_ipv6);
+        MemoryUdp { network: self.clone(), v4, v6 }
+    }
+
+    fn inboxes(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Inbox>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for MemoryNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.inboxes().keys()).finish()
+    }
+}
+
+/// One host of a [`MemoryNetwork`].
+#[derive(Debug, Clone)]
+pub struct MemoryUdp {
+    network: MemoryNetwork,
+    v4: Option<IpAddr>,
+    v6: Option<IpAddr>,
+}
+
+impl Udp for MemoryUdp {
+    /// The mark is taken and means nothing here.
+    fn bind(&self, port: u16, _fwmark: u32) -> io::Result<Arc<dyn UdpSocket>> {
+        let mut inboxes = self.network.inboxes();
+        let addresses = [self.v4, self.v6];
+        let is_free =
+            |port: &u16| addresses.into_iter().flatten().all(|ip| !inboxes.contains_key(&SocketAddr::new(ip, *port)));
+        let port = if port == 0 { (EPHEMERAL_PORT_MIN..=u16::MAX).find(is_free) } else { Some(port).filter(is_free) };
+        let port = port.ok_or(io::ErrorKind::AddrInUse)?;
+        let inbox = Arc::new(Inbox::default());
+        for ip in addresses.into_iter().flatten() {
+            inboxes.insert(SocketAddr::new(ip, port), Arc::clone(&inbox));
+        }
+        drop(inboxes);
+        let bound = Arc::new(Bound { host: self.clone(), port, inbox });
+        Ok(Arc::new(MemorySocket { bound, has_receiver: AtomicBool::new(false) }))
+    }
+}
+
+/// What waits for one socket.
+#[derive(Default)]
+struct Inbox(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    datagrams: VecDeque<Datagram>,
+    bytes: usize,
+    wake: Option<Wake>,
+}
+
+struct Datagram {
+    from: SocketAddr,
+    to: IpAddr,
+    ecn: u8,
+    bytes: Box<[u8]>,
+}
+
+impl Inbox {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a datagram in if there is room, and tells the receiver.
+    fn push(&self, datagram: Datagram) {
+        let mut waiting = self.waiting();
+        let cost = datagram.bytes.len() + DATAGRAM_OVERHEAD;
+        if waiting.bytes + cost > QUEUE_BYTES_MAX {
+            return;
+        }
+        waiting.bytes += cost;
+        waiting.datagrams.push_back(datagram);
+        let wake = waiting.wake.clone();
+        // Whoever is woken may receive at once, on this thread.
+        drop(waiting);
+        if let Some(wake) = wake {
+            wake();
+        }
+    }
+}
+
+impl Waiting {
+    /// Moves the next datagram into `buffer`, and those after it that the kernel would join to it.
+    fn pop(&mut self, buffer: &mut [u8]) -> Option<Received> {
+        let first = self.pop_datagram()?;
+        let segment = first.bytes.len();
+        buffer[..segment].copy_from_slice(&first.bytes);
+        let mut len = segment;
+        let mut segments = 1;
+        while let Some(next) = self.datagrams.front() {
+            let size = next.bytes.len();
+            let same = next.from == first.from && next.to == first.to && next.ecn == first.ecn;
+            if !same || size == 0 || size > segment || segments == SEGMENTS_MAX || len + size > buffer.len() {
+                break;
+            }
+            buffer[len..][..size].copy_from_slice(&next.bytes);
+            len += size;
+            segments += 1;
+            self.pop_datagram();
+            if size < segment {
+                break;
+            }
+        }
+        Some(Received {
+            buffer: 0,
+            len: len as u32,
+            segment: segment as u32,
+            from: first.from,
+            source: Some(Source { ip: first.to, ifindex: IFINDEX }),
+            ecn: first.ecn,
+        })
+    }
+
+    fn pop_datagram(&mut self) -> Option<Datagram> {
+        let datagram = self.datagrams.pop_front()?;
+        self.bytes -= datagram.bytes.len() + DATAGRAM_OVERHEAD;
+        Some(datagram)
+    }
+}
+
+/// A port in use; it is free again when the socket and all its queues are gone.
+struct Bound {
+    host: MemoryUdp,
+    port: u16,
+    inbox: Arc<Inbox>,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let mut inboxes = self.host.network.inboxes();
+        for ip in [self.host.v4, self.host.v6].into_iter().flatten() {
+            inboxes.remove(&SocketAddr::new(ip, self.port));
+        }
+    }
+}
+
+struct MemorySocket {
+    bound: Arc<Bound>,
+    has_receiver: AtomicBool,
+}
+
+impl UdpSocket for MemorySocket {
+    fn port(&self) -> u16 {
+        self.bound.port
+    }
+
+    fn set_fwmark(&self, _fwmark: u32) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn queue(&self) -> io::Result<Box<dyn UdpQueue>> {
+        let receives = !self.has_receiver.swap(true, Ordering::Relaxed);
+        Ok(Box::new(MemoryQueue { bound: Arc::clone(&self.bound), receives }))
+    }
+}
+
+struct MemoryQueue {
+    bound: Arc<Bound>,
+    receives: bool,
+}
+
+impl UdpQueue for MemoryQueue {
+    fn readiness(&mut self, wake: Wake) -> Vec<Readiness> {
+        if !self.receives {
+            return Vec::new();
+        }
+        self.bound.inbox.waiting().wake = Some(wake);
+        vec![Readiness::Wake]
+    }
+
+    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<()> {
+        received.clear();
+        if !self.receives {
+            return Ok(());
+        }
+        let mut waiting = self.bound.inbox.waiting();
+        let room = received.capacity();
+        for (index, buffer) in buffers.all().iter_mut().take(room).enumerate() {
+            let Some(train) = waiting.pop(buffer) else { break };
+            received.push(Received { buffer: index as u32, ..train });
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
+        assert_eq!(transmits.len(), sent.len());
+        let host = &self.bound.host;
+        for (transmit, sent) in transmits.iter().zip(sent) {
+            *sent = Sent::default();
+            let own = if transmit.to.is_ipv6() { host.v6 } else { host.v4 };
+            let Some(own) = own else {
+                sent.refused = transmit.data.len().div_ceil(transmit.segment);
+                continue;
+            };
+            sent.source_lost = transmit.source.is_some_and(|source| source.ip != own);
+            let inbox = host.network.inboxes().get(&transmit.to).cloned();
+            for bytes in transmit.data.chunks(transmit.segment) {
+                if bytes.len() > DATAGRAM_MAX {
+                    sent.refused += 1;
+                    continue;
+                }
+                sent.bytes += bytes.len();
+                if let Some(inbox) = &inbox {
+                    let from = SocketAddr::new(own, self.bound.port);
+                    inbox.push(Datagram { from, to: transmit.to.ip(), ecn: transmit.tos & 0b11, bytes: bytes.into() });
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    const A: &str = "192.0.2.1";
+    const B: &str = "192.0.2.2";
+    const B6: &str = "2001:db8::2";
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn transmit(to: SocketAddr, segment: usize, data: &[u8]) -> Transmit<'_> {
+        Transmit { to, source: None, tos: 2, segment, data, offload: true }
+    }
+
+    fn receive(queue: &mut dyn UdpQueue, capacity: usize) -> (Buffers, Vec<Received>) {
+        let (mut buffers, mut received) = (Buffers::new(capacity), Vec::with_capacity(capacity));
+        queue.receive(&mut buffers, &mut received).unwrap();
+        (buffers, received)
+    }
+
+    #[test]
+    fn a_train_arrives_joined_from_its_sender() {
+        let network = MemoryNetwork::new();
+        let a = network.host(&[ip(A)]).bind(1, 0).unwrap();
+        let b = network.host(&[ip(B), ip(B6)]).bind(2, 0).unwrap();
+        let (mut a, mut b) = (a.queue().unwrap(), b.queue().unwrap());
+        let woken = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&woken);
+        assert_eq!(b.readiness(Arc::new(move || drop(counter.fetch_add(1, Ordering::Relaxed)))), [Readiness::Wake]);
+
+        let data: Vec<u8> = (0..=255).collect();
+        let to = SocketAddr::new(ip(B), 2);
+        let mut sent = [Sent::default(); 3];
+        let nowhere = SocketAddr::new(ip("192.0.2.9"), 2);
+        let v6 = SocketAddr::new(ip(B6), 2);
+        a.send(&[transmit(to, 100, &data), transmit(nowhere, 100, &data), transmit(v6, 100, &data)], &mut sent);
+        assert_eq!(sent.map(|sent| (sent.bytes, sent.refused)), [(256, 0), (256, 0), (0, 3)]);
+        assert_eq!(woken.load(Ordering::Relaxed), 3);
+
+        let (mut buffers, received) = receive(&mut *b, 4);
+        let [train] = received[..] else { panic!("{received:?}") };
+        assert_eq!((train.len, train.segment, train.ecn), (256, 100, 2));
+        assert_eq!(train.from, SocketAddr::new(ip(A), 1));
+        assert_eq!(train.source, Some(Source { ip: ip(B), ifindex: IFINDEX }));
+        assert_eq!(&buffers.whole(train.buffer)[..256], data);
+        assert_eq!(receive(&mut *b, 4).1.len(), 0);
+    }
+
+    #[test]
+    fn ports_are_exclusive_and_freed() {
+        let network = MemoryNetwork::new();
+        let host = network.host(&[ip(A)]);
+        let first = host.bind(0, 0).unwrap();
+        assert_eq!(first.port(), EPHEMERAL_PORT_MIN);
+        assert_eq!(host.bind(0, 0).unwrap().port(), EPHEMERAL_PORT_MIN + 1);
+        assert_eq!(host.bind(first.port(), 0).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        assert!(network.host(&[ip(B)]).bind(first.port(), 0).is_ok());
+        let queue = first.queue().unwrap();
+        drop(first);
+        assert!(host.bind(EPHEMERAL_PORT_MIN, 0).is_err());
+        drop(queue);
+        assert!(host.bind(EPHEMERAL_PORT_MIN, 0).is_ok());
+    }
+
+    #[test]
+    fn a_queue_that_nobody_empties_is_bounded() {
+        let network = MemoryNetwork::new();
+        let a = network.host(&[ip(A)]).bind(1, 0).unwrap();
+        let b = network.host(&[ip(B)]).bind(2, 0).unwrap();
+        let data = vec![0; 65_000];
+        let mut queue = a.queue().unwrap();
+        for _ in 0..1000 {
+            queue.send(&[transmit(SocketAddr::new(ip(B), 2), 1000, &data)], &mut [Sent::default()]);
+        }
+        let mut waiting = 0;
+        let mut queue = b.queue().unwrap();
+        loop {
+            let (_, received) = receive(&mut *queue, 8);
+            if received.is_empty() {
+                break;
+            }
+            waiting += received.iter().map(|train| train.len as usize).sum::<usize>();
+        }
+        assert!((QUEUE_BYTES_MAX / 2..=QUEUE_BYTES_MAX).contains(&waiting), "{waiting}");
+    }
+}

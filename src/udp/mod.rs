@@ -4,7 +4,9 @@
 //! a [`UdpQueue`] moves datagrams through it and belongs to one thread.
 
 pub mod linux;
+pub mod lossy;
 pub mod memory;
+mod socket;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -1,0 +1,75 @@
+//! Socket options that are one `int`, and that no crate here has a function for.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// An option of a socket: its level and its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SocketOption(libc::c_int, libc::c_int);
+
+impl SocketOption {
+    /// Tell which of our addresses an IPv4 datagram came to.
+    pub(crate) const IP_PKTINFO: Self = Self(libc::IPPROTO_IP, libc::IP_PKTINFO);
+    /// Tell an IPv4 datagram's TOS.
+    pub(crate) const IP_RECVTOS: Self = Self(libc::IPPROTO_IP, libc::IP_RECVTOS);
+    /// What to do about the path's MTU on IPv4.
+    pub(crate) const IP_MTU_DISCOVER: Self = Self(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER);
+    /// Tell which of our addresses an IPv6 datagram came to.
+    pub(crate) const IPV6_RECVPKTINFO: Self = Self(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO);
+    /// Tell an IPv6 datagram's traffic class.
+    pub(crate) const IPV6_RECVTCLASS: Self = Self(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS);
+    /// What to do about the path's MTU on IPv6.
+    pub(crate) const IPV6_MTU_DISCOVER: Self = Self(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER);
+    /// Only IPv6, no IPv4 in mapped addresses.
+    pub(crate) const IPV6_V6ONLY: Self = Self(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+    /// Cut what is sent into datagrams of so many bytes.
+    pub(crate) const UDP_SEGMENT: Self = Self(libc::SOL_UDP, libc::UDP_SEGMENT);
+    /// Coalesce what is received.
+    pub(crate) const UDP_GRO: Self = Self(libc::SOL_UDP, libc::UDP_GRO);
+    /// The firewall mark.
+    pub(crate) const SO_MARK: Self = Self(libc::SOL_SOCKET, libc::SO_MARK);
+    /// Room for what is received, within the system's limit.
+    pub(crate) const SO_RCVBUF: Self = Self(libc::SOL_SOCKET, libc::SO_RCVBUF);
+    /// Room for what is received, whatever the system's limit.
+    pub(crate) const SO_RCVBUFFORCE: Self = Self(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE);
+    /// Room for what is sent, within the system's limit.
+    pub(crate) const SO_SNDBUF: Self = Self(libc::SOL_SOCKET, libc::SO_SNDBUF);
+    /// Room for what is sent, whatever the system's limit.
+    pub(crate) const SO_SNDBUFFORCE: Self = Self(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE);
+
+    /// Sets the option.
+    pub(crate) fn set(self, socket: BorrowedFd<'_>, value: libc::c_int) -> io::Result<()> {
+        let len = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the value is an int of this frame, its length is said, and it is only read.
+        let result = unsafe { libc::setsockopt(socket.as_raw_fd(), self.0, self.1, (&raw const value).cast(), len) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Its present value.
+    pub(crate) fn get(self, socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+        let mut value: libc::c_int = 0;
+        let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: `value` is an int of this frame and `len` its length; nothing keeps their addresses.
+        let result =
+            unsafe { libc::getsockopt(socket.as_raw_fd(), self.0, self.1, (&raw mut value).cast(), &raw mut len) };
+        if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn what_is_set_is_got() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(SocketOption::IP_PKTINFO.get(socket.as_fd()).unwrap(), 0);
+        SocketOption::IP_PKTINFO.set(socket.as_fd(), 1).unwrap();
+        assert_eq!(SocketOption::IP_PKTINFO.get(socket.as_fd()).unwrap(), 1);
+        let error = SocketOption::IP_MTU_DISCOVER.set(socket.as_fd(), 99).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    }
+}

@@ -1,0 +1,304 @@
+//! The Linux sockets on the loopback interface, and the decisions about refusals as tables.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as PlainSocket};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+/// One bound socket with its receiving queue.
+struct End {
+    socket: Arc<dyn UdpSocket>,
+    queue: Box<dyn UdpQueue>,
+    buffers: Buffers,
+    received: Vec<Received>,
+}
+
+impl End {
+    fn new() -> Self {
+        let socket = LinuxUdp.bind(0, 0).unwrap();
+        let queue = socket.queue().unwrap();
+        Self { socket, queue, buffers: Buffers::new(8), received: Vec::with_capacity(8) }
+    }
+
+    fn at(&self, ip: IpAddr) -> SocketAddr {
+        (ip, self.socket.port()).into()
+    }
+
+    fn send(&mut self, transmits: &[Transmit<'_>]) -> Vec<Sent> {
+        // Whatever was there before must be overwritten.
+        let mut sent = vec![Sent { bytes: 1, refused: 1, source_lost: true, offload_refused: true }; transmits.len()];
+        self.queue.send(transmits, &mut sent);
+        sent
+    }
+
+    /// Receives until `count` datagrams have come, or gives up after some seconds.
+    fn receive(&mut self, count: usize) -> Vec<(Received, Vec<u8>)> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let mut datagrams = Vec::new();
+        while datagrams.len() < count && Instant::now() < deadline {
+            self.queue.receive(&mut self.buffers, &mut self.received).unwrap();
+            for &received in &self.received {
+                let bytes = &self.buffers.whole(received.buffer)[..received.len as usize];
+                datagrams.extend(bytes.chunks(received.segment as usize).map(|bytes| (received, bytes.to_vec())));
+            }
+            if self.received.is_empty() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        datagrams
+    }
+}
+
+fn transmit(to: SocketAddr, segment: usize, data: &[u8]) -> Transmit<'_> {
+    Transmit { to, source: None, tos: 0, segment, data, offload: true }
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i % 251) as u8).collect()
+}
+
+fn counts(sent: &Sent) -> (usize, usize) {
+    (sent.bytes, sent.refused)
+}
+
+#[test]
+fn both_families_share_one_port() {
+    let mut a = End::new();
+    let mut b = End::new();
+    for ip in [V4, V6] {
+        let sent = a.send(&[transmit(b.at(ip), 5, b"hello")]);
+        assert_eq!(sent, [Sent { bytes: 5, ..Sent::default() }]);
+        let datagrams = b.receive(1);
+        let (received, bytes) = &datagrams[0];
+        assert_eq!(bytes, b"hello");
+        assert_eq!(received.from, a.at(ip), "and never an IPv4-mapped address");
+        assert_eq!(received.source.map(|source| source.ip), Some(ip));
+        assert_ne!(received.source.unwrap().ifindex, 0);
+    }
+    assert_eq!(b.queue.readiness(Arc::new(|| ())).len(), 2);
+}
+
+#[test]
+fn a_train_arrives_whole_and_in_order() {
+    for offload in [true, false] {
+        for ip in [V4, V6] {
+            let (mut a, mut b) = (End::new(), End::new());
+            // More than one message can carry, by segments and by bytes, and a short last one.
+            for (segment, len) in [(1000, 64 * 1000 + 1), (100, 150 * 100 + 50), (1452, 1452 * 45), (9000, 80_000)] {
+                let data = pattern(len);
+                let train = Transmit { offload, ..transmit(b.at(ip), segment, &data) };
+                assert_eq!(a.send(&[train]), [Sent { bytes: len, ..Sent::default() }]);
+                let datagrams = b.receive(len.div_ceil(segment));
+                assert_eq!(
+                    datagrams.iter().map(|(_, bytes)| &bytes[..]).collect::<Vec<_>>(),
+                    data.chunks(segment).collect::<Vec<_>>()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn many_trains_to_both_families_go_in_one_call() {
+    let (mut a, mut b) = (End::new(), End::new());
+    let data = pattern(4000);
+    let transmits: Vec<_> =
+        (0..20).map(|i| transmit(b.at(if i % 3 == 0 { V6 } else { V4 }), 1000, &data[..1000 + i * 100])).collect();
+    let sent = a.send(&transmits);
+    for (sent, transmit) in sent.iter().zip(&transmits) {
+        assert_eq!(counts(sent), (transmit.data.len(), 0));
+    }
+    let expected: usize = transmits.iter().map(|transmit| transmit.data.len().div_ceil(1000)).sum();
+    assert_eq!(b.receive(expected).len(), expected);
+}
+
+/// [KERNEL-ECN] The outer header's bits are carried both ways.
+#[test]
+fn ecn_bits_are_sent_and_seen() {
+    let (mut a, mut b) = (End::new(), End::new());
+    for ip in [V4, V6] {
+        for (tos, ecn) in [(0, 0), (1, 1), (2, 2), (3, 3), (0x88, 0), (0x8b, 3)] {
+            let data = pattern(300);
+            a.send(&[Transmit { tos, ..transmit(b.at(ip), 100, &data) }]);
+            assert!(b.receive(3).iter().all(|(received, _)| received.ecn == ecn), "TOS {tos:#x} to {ip}");
+        }
+    }
+}
+
+/// [KERNEL-STICKY] An answer leaves from the address that was hit.
+#[test]
+fn the_source_is_honoured_and_given_up_when_it_is_not_ours() {
+    let (mut a, mut b) = (End::new(), End::new());
+    let second = IpAddr::from([127, 0, 0, 2]);
+    let data = pattern(2500);
+    let source = Some(Source { ip: second, ifindex: 1 });
+    let sent = a.send(&[Transmit { source, ..transmit(b.at(V4), 1000, &data) }]);
+    assert_eq!(sent, [Sent { bytes: 2500, ..Sent::default() }]);
+    assert!(b.receive(3).iter().all(|(received, _)| received.from.ip() == second));
+
+    for (to, lost) in [(V4, "192.0.2.77"), (V6, "2001:db8::77")] {
+        let source = Some(Source { ip: lost.parse().unwrap(), ifindex: 0 });
+        let train = Transmit { source, ..transmit(b.at(to), 1000, &data) };
+        let sent = a.send(&[train, train]);
+        assert_eq!(sent, [Sent { bytes: 2500, source_lost: true, ..Sent::default() }; 2]);
+        assert!(b.receive(6).iter().all(|(received, _)| received.from.ip() == to));
+    }
+
+    // One of the other family cannot be meant, and is not lost either.
+    let sent = a.send(&[Transmit { source, ..transmit(b.at(V6), 1000, &data) }]);
+    assert_eq!(sent, [Sent { bytes: 2500, ..Sent::default() }]);
+    assert_eq!(b.receive(3).len(), 3);
+}
+
+/// oversized_datagram_kills_the_receiver, and the other things that strangers may send.
+#[test]
+fn odd_datagrams_do_no_harm() {
+    let (mut a, mut b) = (End::new(), End::new());
+    let stranger = PlainSocket::bind("127.0.0.1:0").unwrap();
+    let largest = vec![7; 65_507];
+    // More empty ones than there are buffers: they must not look like "nothing there".
+    for _ in 0..100 {
+        stranger.send_to(&[], b.at(V4)).unwrap();
+    }
+    stranger.send_to(&largest, b.at(V4)).unwrap();
+    stranger.send_to(&[1], b.at(V4)).unwrap();
+    b.queue.receive(&mut b.buffers, &mut b.received).unwrap();
+    assert_eq!(b.received.len(), 2);
+    assert_eq!((b.received[0].len, b.received[0].segment), (65_507, 65_507));
+    assert_eq!(b.received[1].len, 1);
+    // And one that no buffer of the system can carry is refused without hurting the next.
+    let sent = a.send(&[transmit(b.at(V4), 65_508, &[0; 65_508]), transmit(b.at(V4), 2, b"ok")]);
+    assert_eq!([counts(&sent[0]), counts(&sent[1])], [(0, 1), (2, 0)]);
+    assert_eq!(b.receive(1)[0].1, b"ok");
+}
+
+#[test]
+fn the_capacity_bounds_a_batch() {
+    let (mut a, mut b) = (End::new(), End::new());
+    b.received = Vec::with_capacity(3);
+    for i in 0..5 {
+        a.send(&[transmit(b.at(V4), 10, &[i; 10]), transmit(b.at(V6), 10, &[i; 10])]);
+    }
+    let capacity = b.received.capacity();
+    let mut seen = Vec::new();
+    while seen.len() < 10 {
+        b.queue.receive(&mut b.buffers, &mut b.received).unwrap();
+        assert!((1..=capacity).contains(&b.received.len()));
+        assert_eq!(b.received.capacity(), capacity);
+        seen.extend(b.received.iter().map(|received| received.from.is_ipv6()));
+    }
+    assert!(seen[..capacity].iter().any(|v6| *v6) != seen[capacity..2 * capacity].iter().any(|v6| *v6), "in turns");
+}
+
+#[test]
+fn a_closed_port_does_not_disturb_the_others() {
+    let (mut a, mut b) = (End::new(), End::new());
+    let closed = {
+        let socket = LinuxUdp.bind(0, 0).unwrap();
+        SocketAddr::from((V4, socket.port()))
+    };
+    for _ in 0..10 {
+        a.send(&[transmit(closed, 1, b"x")]);
+        let sent = a.send(&[transmit(b.at(V4), 1, b"y")]);
+        assert_eq!(counts(&sent[0]), (1, 0));
+        assert_eq!(b.receive(1)[0].1, b"y");
+        a.queue.receive(&mut a.buffers, &mut a.received).unwrap();
+        assert!(a.received.is_empty());
+    }
+}
+
+#[test]
+fn where_nothing_can_be_sent_nothing_is() {
+    let mut a = End::new();
+    let data = pattern(3000);
+    let mut b = End::new();
+    for nowhere in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"] {
+        let sent = a.send(&[transmit(nowhere.parse().unwrap(), 1000, &data), transmit(b.at(V4), 1, b"z")]);
+        assert_eq!([counts(&sent[0]), counts(&sent[1])], [(0, 3), (1, 0)], "{nowhere}");
+        assert_eq!(b.receive(1)[0].1, b"z");
+    }
+    assert_eq!(a.send(&[]), []);
+    assert_eq!(a.send(&[transmit(b.at(V4), 1, &[])]), [Sent::default()]);
+}
+
+#[test]
+fn a_port_in_use_is_said_so_on_either_family() {
+    for holder in ["0.0.0.0:0", "[::]:0", "127.0.0.1:0", "[::1]:0"] {
+        let holder = PlainSocket::bind(holder).unwrap();
+        let error = LinuxUdp.bind(holder.local_addr().unwrap().port(), 0).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+    let first = LinuxUdp.bind(0, 0).unwrap();
+    assert_eq!(LinuxUdp.bind(first.port(), 0).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+    let port = first.port();
+    let queue = first.queue().unwrap();
+    drop(first);
+    assert!(LinuxUdp.bind(port, 0).is_err(), "a queue keeps the port");
+    drop(queue);
+    assert_eq!(LinuxUdp.bind(port, 0).unwrap().port(), port);
+}
+
+#[test]
+fn only_the_first_queue_receives_and_all_send() {
+    let (a, mut b) = (End::new(), End::new());
+    let mut second = a.socket.queue().unwrap();
+    assert_eq!(second.readiness(Arc::new(|| ())), []);
+    second.send(&[transmit(b.at(V4), 1, b"s")], &mut [Sent::default()]);
+    assert_eq!(b.receive(1)[0].0.from, a.at(V4));
+    b.send(&[transmit(a.at(V4), 1, b"t")]);
+    let (mut buffers, mut received) = (Buffers::new(1), Vec::with_capacity(1));
+    second.receive(&mut buffers, &mut received).unwrap();
+    assert!(received.is_empty());
+}
+
+#[test]
+fn every_refusal_leads_on_or_gives_up() {
+    use Manner::*;
+    use Verdict::*;
+    let rows = [
+        // errno, manner, source, segments, verdict
+        (libc::EIO, Full, false, true, SegmentationOff),
+        (libc::EIO, Singly, false, false, LoseRest),
+        (libc::ENOPROTOOPT, Full, true, true, SegmentationOff),
+        (libc::EMSGSIZE, Full, true, true, Again(Singly)),
+        (libc::EMSGSIZE, WithoutSource, true, true, Again(SinglyWithoutSource)),
+        (libc::EMSGSIZE, Singly, true, false, LoseMessage),
+        (libc::EINVAL, Full, true, true, Again(WithoutSource)),
+        (libc::EINVAL, Full, false, true, Again(Singly)),
+        (libc::EINVAL, Full, true, false, Again(WithoutSource)),
+        (libc::EINVAL, Full, false, false, LoseRest),
+        (libc::EINVAL, WithoutSource, true, true, Again(Singly)),
+        (libc::EINVAL, WithoutSource, true, false, LoseRest),
+        (libc::EINVAL, Singly, true, false, Again(SinglyWithoutSource)),
+        (libc::EINVAL, Singly, false, false, LoseRest),
+        (libc::EINVAL, SinglyWithoutSource, true, false, LoseRest),
+        (libc::ENETUNREACH, Full, true, true, Again(WithoutSource)),
+        (libc::ENETUNREACH, Singly, true, false, Again(SinglyWithoutSource)),
+        (libc::ENETUNREACH, WithoutSource, true, true, LoseRest),
+        (libc::ENETUNREACH, Full, false, true, LoseRest),
+        (libc::EADDRNOTAVAIL, Full, true, false, Again(WithoutSource)),
+        (libc::ENODEV, Full, true, false, Again(WithoutSource)),
+        (libc::ENETDOWN, Full, false, true, LoseRest),
+        (libc::EPERM, Full, true, true, LoseMessage),
+        (libc::EAGAIN, Full, true, true, LoseMessage),
+        (libc::ENOBUFS, Full, true, true, LoseMessage),
+        (libc::EACCES, Full, true, true, LoseRest),
+    ];
+    for (errno, manner, source, segments, verdict) in rows {
+        assert_eq!(after_refusal(errno, manner, source, segments), verdict, "{errno} {manner:?} {source} {segments}");
+    }
+    // Whatever the kernel says, no manner is tried twice.
+    for errno in 0..200 {
+        for manner in [Full, WithoutSource, Singly, SinglyWithoutSource] {
+            for (source, segments) in [(false, false), (false, true), (true, false), (true, true)] {
+                let segments = segments && manner.has_offload();
+                if let Again(next) = after_refusal(errno, manner, source, segments) {
+                    assert!(next > manner, "{errno} {manner:?}");
+                }
+            }
+        }
+    }
+}
