@@ -1,1 +1,3 @@
 //! placeholder
+pub(crate) mod inotify;
+pub(crate) mod interface;
