@@ -1,10 +1,24 @@
 //! The one vocabulary of change: what may be asked of a device ([`Update`]) and what it tells of
-//! itself ([`Snapshot`]). Configuration protocols, the program and embedders speak only this.
+//! itself ([`Snapshot`]). Configuration protocols, the program and embedders speak only this, to
+//! whatever can be configured ([`Configure`]).
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
+
+/// What takes an [`Update`] and tells a [`Snapshot`]: a device, or a test's stand-in for one.
+pub trait Configure: Send + Sync {
+    /// Makes the change. Applying what already holds changes nothing and loses no packet.
+    ///
+    /// Callers may come from several threads; it is for the implementation to put them in a row.
+    fn apply(&self, update: Update) -> Result<(), ApplyError>;
+
+    /// The state at one moment. Must not wait for an `apply` that is under way on another thread
+    /// for longer than it takes to copy the state.
+    fn snapshot(&self) -> Snapshot;
+}
 
 /// A change of a device; what is `None` or empty stays as it is.
 ///
@@ -79,6 +93,37 @@ pub struct AllowedIp {
     pub prefix_len: u8,
 }
 
+impl AllowedIp {
+    /// `address/prefix_len` with the host bits masked; `None` if the address has not that many bits.
+    pub fn new(address: IpAddr, prefix_len: u8) -> Option<Self> {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        (prefix_len <= bits).then(|| Self { address, prefix_len }.masked())
+    }
+
+    /// The same range, written with its lowest address.
+    pub fn masked(self) -> Self {
+        let prefix_len = u32::from(self.prefix_len);
+        let address = match self.address {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix_len)).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask))
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix_len)).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask))
+            }
+        };
+        Self { address, ..self }
+    }
+}
+
+/// `address/length`, as `wg(8)` writes it.
+impl fmt::Display for AllowedIp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
 /// What a device is and has done, at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -121,16 +166,22 @@ pub enum ApplyError {
     ListenPort(std::io::Error),
     /// The mark could not be set on the sockets.
     Fwmark(std::io::Error),
+    /// More peers or allowed IPs than the device's named bounds permit; nothing was applied.
+    TooLarge,
     /// The device has been closed.
     Closed,
+    /// Something else that the system refused.
+    Other(std::io::Error),
 }
 
-impl std::fmt::Display for ApplyError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for ApplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ListenPort(_) => f.write_str("the listen port could not be bound"),
             Self::Fwmark(_) => f.write_str("the firewall mark could not be set"),
+            Self::TooLarge => f.write_str("more peers or allowed IPs than the device can hold"),
             Self::Closed => f.write_str("the device is closed"),
+            Self::Other(_) => f.write_str("the device could not be changed"),
         }
     }
 }
@@ -138,8 +189,31 @@ impl std::fmt::Display for ApplyError {
 impl std::error::Error for ApplyError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::ListenPort(error) | Self::Fwmark(error) => Some(error),
-            Self::Closed => None,
+            Self::ListenPort(error) | Self::Fwmark(error) | Self::Other(error) => Some(error),
+            Self::TooLarge | Self::Closed => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_bits_are_masked() {
+        let check = |address: &str, prefix_len, expected: Option<&str>| {
+            let allowed_ip = AllowedIp::new(address.parse().unwrap(), prefix_len);
+            assert_eq!(allowed_ip.map(|it| it.to_string()).as_deref(), expected, "{address}/{prefix_len}");
+        };
+        check("10.1.2.3", 8, Some("10.0.0.0/8"));
+        check("10.1.2.3", 31, Some("10.1.2.2/31"));
+        check("10.1.2.3", 32, Some("10.1.2.3/32"));
+        check("10.1.2.3", 0, Some("0.0.0.0/0"));
+        check("10.1.2.3", 33, None);
+        check("fd00::1", 64, Some("fd00::/64"));
+        check("ffff:ffff::1", 1, Some("8000::/1"));
+        check("::1", 128, Some("::1/128"));
+        check("::1", 0, Some("::/0"));
+        check("::1", 129, None);
     }
 }

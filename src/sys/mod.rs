@@ -1,6 +1,8 @@
-//! The only place where `unsafe` is allowed: safe functions over what the system offers.
+//! The only place where `unsafe` is allowed: safe functions over the system's interfaces.
 
 pub(crate) mod clock;
 pub(crate) mod cmsg;
+pub(crate) mod inotify;
+pub(crate) mod interface;
 pub(crate) mod mmsg;
 pub(crate) mod socket;
