@@ -1,8 +1,12 @@
 //! The only place where `unsafe` is allowed: safe functions over the system's interfaces.
 
+pub(crate) mod capabilities;
 pub(crate) mod clock;
 pub(crate) mod cmsg;
 pub(crate) mod inotify;
 pub(crate) mod interface;
+pub(crate) mod local_time;
 pub(crate) mod mmsg;
+pub(crate) mod process;
+pub(crate) mod signal;
 pub(crate) mod socket;

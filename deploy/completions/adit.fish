@@ -1,0 +1,45 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_adit_global_optspecs
+    string join \n f/foreground log-level= dumpable V/version h/help
+end
+
+function __fish_adit_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_adit_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_adit_using_subcommand
+    set -l cmd (__fish_adit_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c adit -n "__fish_adit_needs_command" -l log-level -d 'How much to log to standard error; the default is error' -r -f -a "verbose\t''
+debug\t''
+error\t''
+silent\t''"
+complete -c adit -n "__fish_adit_needs_command" -s f -l foreground -d 'Stay in the foreground instead of going on as a background process'
+complete -c adit -n "__fish_adit_needs_command" -l dumpable -d 'Allow core dumps, which may hold keys, and debuggers'
+complete -c adit -n "__fish_adit_needs_command" -s V -l version -d 'Print the version and how the program was built'
+complete -c adit -n "__fish_adit_needs_command" -s h -l help -d 'Print help'
+complete -c adit -n "__fish_adit_needs_command" -a "genkey" -d 'Generates a new private key and writes it to stdout'
+complete -c adit -n "__fish_adit_needs_command" -a "genpsk" -d 'Generates a new preshared key and writes it to stdout'
+complete -c adit -n "__fish_adit_needs_command" -a "pubkey" -d 'Reads a private key from stdin and writes its public key to stdout'
+complete -c adit -n "__fish_adit_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c adit -n "__fish_adit_using_subcommand genkey" -s h -l help -d 'Print help'
+complete -c adit -n "__fish_adit_using_subcommand genpsk" -s h -l help -d 'Print help'
+complete -c adit -n "__fish_adit_using_subcommand pubkey" -s h -l help -d 'Print help'
+complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey help" -f -a "genkey" -d 'Generates a new private key and writes it to stdout'
+complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey help" -f -a "genpsk" -d 'Generates a new preshared key and writes it to stdout'
+complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey help" -f -a "pubkey" -d 'Reads a private key from stdin and writes its public key to stdout'
+complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -1,0 +1,317 @@
+//! What the command line asks for.
+//!
+//! wireguard-go's shapes come first, read by hand, so that no parser's cleverness comes between a
+//! script and its interface: `NAME`, `-f NAME`, `--foreground NAME`, `-- NAME`, `--version`. A first
+//! word that is one of adit's commands is that command; `-f NAME` and `-- NAME` always mean an
+//! interface. Only what is neither goes to clap, which also is the source of the help, the manual
+//! page and the completions.
+//!
+//! Differs from wireguard-go: a wrong shape is an error (usage on standard error, exit 1; there:
+//! standard output, exit 0), and a lone word that begins with `-` is an option, not an interface.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::builder::StyledStr;
+use clap::{Arg, ArgAction, Command};
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Invocation {
+    /// Serve an interface.
+    Daemon(DaemonArguments),
+    /// Make or turn a key.
+    Key(KeyCommand),
+    /// Print this and be done.
+    Print(String),
+    /// Complain with this and fail.
+    Wrong(String),
+}
+
+/// The commands about keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyCommand {
+    GenKey,
+    GenPsk,
+    PubKey,
+}
+
+impl KeyCommand {
+    const ALL: [Self; 3] = [Self::GenKey, Self::GenPsk, Self::PubKey];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::GenKey => "genkey",
+            Self::GenPsk => "genpsk",
+            Self::PubKey => "pubkey",
+        }
+    }
+
+    const fn about(self) -> &'static str {
+        match self {
+            Self::GenKey => "Generates a new private key and writes it to stdout",
+            Self::GenPsk => "Generates a new preshared key and writes it to stdout",
+            Self::PubKey => "Reads a private key from stdin and writes its public key to stdout",
+        }
+    }
+}
+
+/// How to serve an interface. What is not given here, the environment may give.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct DaemonArguments {
+    pub(super) interface: String,
+    pub(super) foreground: bool,
+    pub(super) log_level: Option<String>,
+    pub(super) dumpable: bool,
+}
+
+const AFTER_HELP: &str = "\
+The interface is made as a TUN device and left down. Configure it with wg(8) and ip(8), or let
+wg-quick(8) do all of it:
+  WG_QUICK_USERSPACE_IMPLEMENTATION=adit wg-quick up wg0
+
+The daemon ends when the interface is deleted (ip link del wg0), when its socket is removed
+(rm /var/run/wireguard/wg0.sock), and on SIGTERM or SIGINT.
+
+Environment:
+  WG_PROCESS_FOREGROUND=1  as --foreground
+  LOG_LEVEL=LEVEL          as --log-level
+  ADIT_DUMPABLE=1          as --dumpable
+  WG_TUN_FD=N              an open TUN device to use instead of making one
+  WG_UAPI_FD=N             a listening UNIX socket to use instead of making one
+  NOTIFY_SOCKET=PATH       where to tell a service manager that the daemon is ready: sd_notify(3)
+
+Exit status: 0 when the daemon ended as it was asked to, or runs in the background and answers;
+1 when something failed, with one line on standard error that says what.";
+
+fn daemon_command() -> Command {
+    Command::new("adit")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Serves a WireGuard interface from userspace")
+        .override_usage("adit [-f/--foreground] INTERFACE-NAME\n       adit COMMAND")
+        .after_help(AFTER_HELP)
+        .disable_version_flag(true)
+        .arg(
+            Arg::new("interface")
+                .value_name("INTERFACE-NAME")
+                .help("The name of the interface to make; %d in it stands for a free number")
+                .required(true),
+        )
+        .arg(
+            Arg::new("foreground")
+                .short('f')
+                .long("foreground")
+                .action(ArgAction::SetTrue)
+                .help("Stay in the foreground instead of going on as a background process"),
+        )
+        .arg(
+            Arg::new("log-level")
+                .long("log-level")
+                .value_name("LEVEL")
+                .value_parser(["verbose", "debug", "error", "silent"])
+                .help("How much to log to standard error; the default is error"),
+        )
+        .arg(
+            Arg::new("dumpable")
+                .long("dumpable")
+                .action(ArgAction::SetTrue)
+                .help("Allow core dumps, which may hold keys, and debuggers"),
+        )
+        .arg(
+            Arg::new("version")
+                .short('V')
+                .long("version")
+                .action(ArgAction::SetTrue)
+                .help("Print the version and how the program was built"),
+        )
+}
+
+/// The whole command line as clap describes it: for the help, the manual page, the completions.
+pub fn command() -> Command {
+    KeyCommand::ALL
+        .into_iter()
+        .fold(daemon_command(), |command, key| command.subcommand(Command::new(key.name()).about(key.about())))
+        .subcommand_value_name("COMMAND")
+        .subcommand_negates_reqs(true)
+}
+
+/// How the program is used, in one line as wireguard-go prints it.
+fn usage(program: &str) -> String {
+    format!("Usage: {program} [-f/--foreground] INTERFACE-NAME\nTry '{program} --help' for more.\n")
+}
+
+/// Reads the command line: `program` is its first word, `arguments` are the others.
+pub(super) fn parse(program: &OsStr, arguments: &[OsString]) -> Invocation {
+    let program = program.to_string_lossy();
+    let Some(words) = arguments.iter().map(|word| word.to_str()).collect::<Option<Vec<&str>>>() else {
+        return Invocation::Wrong(usage(&program));
+    };
+    let daemon = |interface: &str, foreground| {
+        let interface = interface.to_owned();
+        Invocation::Daemon(DaemonArguments { interface, foreground, ..DaemonArguments::default() })
+    };
+    match words[..] {
+        [] => Invocation::Wrong(usage(&program)),
+        ["--version" | "-V"] => Invocation::Print(super::version()),
+        ["--help" | "-h" | "help"] => Invocation::Print(command().render_help().to_string()),
+        ["--", name] if !name.is_empty() => daemon(name, false),
+        ["-f" | "--foreground", "--", name] if !name.is_empty() => daemon(name, true),
+        ["-f" | "--foreground", name] if is_word(name) => daemon(name, true),
+        [first, ..] if is_command(first) => commanded(&program, &words),
+        [name] if is_word(name) => daemon(name, false),
+        _ => by_clap(&program, &words),
+    }
+}
+
+/// Neither empty nor an option.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && !text.starts_with('-')
+}
+
+fn is_command(word: &str) -> bool {
+    word == "help" || KeyCommand::ALL.iter().any(|command| command.name() == word)
+}
+
+/// A first word that is a command.
+fn commanded(program: &str, words: &[&str]) -> Invocation {
+    match (KeyCommand::ALL.into_iter().find(|command| command.name() == words[0]), &words[1..]) {
+        (Some(command), []) => Invocation::Key(command),
+        (Some(command), ["-h" | "--help"]) => Invocation::Print(help_of(command.name())),
+        (Some(command), _) => Invocation::Wrong(format!("Usage: {program} {}\n", command.name())),
+        (None, [name]) if is_command(name) => Invocation::Print(help_of(name)),
+        (None, _) => Invocation::Wrong(usage(program)),
+    }
+}
+
+fn help_of(name: &str) -> String {
+    let mut command = command();
+    command.build();
+    let help = match command.find_subcommand_mut(name) {
+        Some(subcommand) => subcommand.render_help(),
+        None => StyledStr::new(),
+    };
+    help.to_string()
+}
+
+/// The daemon with adit's own options.
+fn by_clap(program: &str, words: &[&str]) -> Invocation {
+    let matches = match daemon_command().try_get_matches_from(std::iter::once(&program).chain(words)) {
+        Ok(matches) => matches,
+        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {
+            return Invocation::Print(command().render_help().to_string());
+        }
+        Err(error) => {
+            let text = error.render().to_string();
+            let reason = text.lines().next().unwrap_or_default();
+            return Invocation::Wrong(format!(
+                "{program}: {}\n{}",
+                reason.trim_start_matches("error: "),
+                usage(program)
+            ));
+        }
+    };
+    match matches.get_one::<String>("interface") {
+        Some(interface) if !interface.is_empty() && !matches.get_flag("version") => {
+            Invocation::Daemon(DaemonArguments {
+                interface: interface.clone(),
+                foreground: matches.get_flag("foreground"),
+                log_level: matches.get_one("log-level").cloned(),
+                dumpable: matches.get_flag("dumpable"),
+            })
+        }
+        _ => Invocation::Wrong(usage(program)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &[&str]) -> Invocation {
+        parse(OsStr::new("adit"), &words.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    fn daemon(interface: &str, foreground: bool) -> Invocation {
+        Invocation::Daemon(DaemonArguments { interface: interface.into(), foreground, ..Default::default() })
+    }
+
+    #[test]
+    fn shapes_of_the_reference() {
+        let check = |words: &[&str], expected| assert_eq!(parsed(words), expected, "{words:?}");
+        check(&["wg0"], daemon("wg0", false));
+        check(&["wg%d"], daemon("wg%d", false));
+        check(&["-f", "wg0"], daemon("wg0", true));
+        check(&["--foreground", "wg0"], daemon("wg0", true));
+        check(&["--", "wg0"], daemon("wg0", false));
+        check(&["-f", "--", "wg0"], daemon("wg0", true));
+        check(&["--", "-f"], daemon("-f", false));
+        check(&["--version"], Invocation::Print(super::super::version()));
+        check(&["-V"], Invocation::Print(super::super::version()));
+    }
+
+    #[test]
+    fn commands_and_interfaces_of_their_names() {
+        for command in KeyCommand::ALL {
+            let name = command.name();
+            assert_eq!(parsed(&[name]), Invocation::Key(command));
+            assert_eq!(parsed(&["-f", name]), daemon(name, true));
+            assert_eq!(parsed(&["--", name]), daemon(name, false));
+            assert_eq!(parsed(&[name, "x"]), Invocation::Wrong(format!("Usage: adit {name}\n")));
+            for help in [vec![name, "--help"], vec!["help", name]] {
+                assert!(matches!(parsed(&help), Invocation::Print(text) if text.contains(command.about())), "{help:?}");
+            }
+        }
+        assert_eq!(parsed(&["-f", "help"]), daemon("help", true));
+        assert_eq!(parsed(&["--", "help"]), daemon("help", false));
+    }
+
+    #[test]
+    fn options_of_our_own() {
+        let expected = DaemonArguments {
+            interface: "genkey".into(),
+            foreground: true,
+            log_level: Some("verbose".into()),
+            dumpable: true,
+        };
+        let words = ["--log-level", "verbose", "--dumpable", "-f", "genkey"];
+        assert_eq!(parsed(&words), Invocation::Daemon(expected));
+    }
+
+    #[test]
+    fn wrong_shapes() {
+        let check = |words: &[&str]| {
+            let Invocation::Wrong(text) = parsed(words) else { panic!("{words:?}: {:?}", parsed(words)) };
+            assert!(text.contains("Usage: adit [-f/--foreground] INTERFACE-NAME\n"), "{words:?}: {text}");
+        };
+        check(&[]);
+        check(&[""]);
+        check(&["-f"]);
+        check(&["-f", ""]);
+        check(&["--"]);
+        check(&["--", ""]);
+        check(&["--foreground"]);
+        check(&["wg0", "wg1"]);
+        check(&["-f", "wg0", "wg1"]);
+        check(&["--bogus"]);
+        check(&["-x"]);
+        check(&["--log-level", "loud", "wg0"]);
+        check(&["--version", "wg0"]);
+        check(&["help", "wg0"]);
+        let not_text = <OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"wg\xff").to_owned();
+        assert!(matches!(parse(OsStr::new("adit"), &[not_text]), Invocation::Wrong(_)));
+    }
+
+    #[test]
+    fn help_is_complete() {
+        let Invocation::Print(help) = parsed(&["--help"]) else { panic!("no help") };
+        for word in ["INTERFACE-NAME", "--foreground", "--log-level", "--dumpable", "--version", "--help", "LOG_LEVEL"]
+        {
+            assert!(help.contains(word), "{word} is missing in\n{help}");
+        }
+        for command in KeyCommand::ALL {
+            assert!(help.contains(command.name()) && help.contains(command.about()), "{command:?}");
+        }
+        assert_eq!(parsed(&["-f", "--help"]), Invocation::Print(help.clone()));
+        assert_eq!(parsed(&["help"]), Invocation::Print(help));
+        command().debug_assert();
+    }
+}
