@@ -4,12 +4,16 @@
 #![cfg(feature = "device")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::io::Read;
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use adit::packet::{BUFFER_LEN, Buffers, PacketRef};
 use adit::tun::linux::{LinuxTun, OpenError};
 use adit::tun::{ReceiveError, Tun, TunEvent, TunEvents, TunQueue};
 
@@ -52,6 +56,16 @@ impl Namespace {
 
     fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Runs `inside` on a thread in this namespace.
+    fn run<T: Send + 'static>(&self, inside: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.id())).unwrap();
+        thread::spawn(move || {
+            // SAFETY: the descriptor is open; the call concerns this thread only.
+            assert_eq!(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+            inside()
+        })
     }
 
     fn sh(&self, command: &str) {
@@ -175,8 +189,9 @@ fn follows_it_from_namespace_to_namespace() {
             assert_eq!(next(&mut *events), TunEvent::Up);
         }
 
-        // SAFETY: getpid and gettid only return numbers.
-        let home = unsafe { format!("/proc/{}/task/{}/ns/net", libc::getpid(), libc::gettid()) };
+        // SAFETY: only returns a number.
+        let thread = unsafe { libc::gettid() };
+        let home = format!("/proc/{}/task/{thread}/ns/net", std::process::id());
         two.sh(&format!("ip link set wg0 netns {home}"));
         assert_eq!(next(&mut *events), TunEvent::Down);
         sh("ip link set wg0 up");
@@ -239,5 +254,169 @@ fn refusals_have_names() {
         let error = LinuxTun::create("wg1").unwrap_err();
         assert!(matches!(error, OpenError::NotPermitted(_)), "{error:?}");
         assert!(!error.to_string().contains('\n'));
+    });
+}
+
+/// Two interfaces, one of them in another namespace, and a wire between them that splits and coalesces.
+struct Wire {
+    far: Namespace,
+    stop: Arc<AtomicBool>,
+    /// Reads that were more than one packet, and packets that were refused, both ways.
+    split: Arc<AtomicUsize>,
+    refused: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Wire {
+    fn new() -> Self {
+        let far = Namespace::new();
+        let (mut a, mut b) = (LinuxTun::create("wg0").unwrap(), LinuxTun::create("wg1").unwrap());
+        sh(&format!("ip link set wg1 netns {}", far.id()));
+        sh(
+            "ip link set lo up; ip addr add 10.9.0.1/24 dev wg0; ip addr add fd09::1/64 dev wg0 nodad; ip link set wg0 up",
+        );
+        far.sh("ip addr add 10.9.0.2/24 dev wg1; ip addr add fd09::2/64 dev wg1 nodad; ip link set wg1 up");
+        let (stop, split, refused) = <(Arc<AtomicBool>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+        let (a_in, b_in) = (a.queues().unwrap().remove(0), b.queues().unwrap().remove(0));
+        let a_out = LinuxTun::from_fd(a.fd().try_clone_to_owned().unwrap()).unwrap().queues().unwrap().remove(0);
+        let b_out = LinuxTun::from_fd(b.fd().try_clone_to_owned().unwrap()).unwrap().queues().unwrap().remove(0);
+        let relay = |mut from: Box<dyn TunQueue>, mut to: Box<dyn TunQueue>| {
+            let (stop, split, refused) = (Arc::clone(&stop), Arc::clone(&split), Arc::clone(&refused));
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    if !relay(&mut *from, &mut *to, &split, &refused) {
+                        thread::sleep(Duration::from_micros(50));
+                    }
+                }
+            })
+        };
+        let threads = vec![relay(a_in, b_out), relay(b_in, a_out)];
+        Self { far, stop, split, refused, threads }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Carries over what there is, as the device would with nothing in between; false when there was nothing.
+fn relay(from: &mut dyn TunQueue, to: &mut dyn TunQueue, split: &AtomicUsize, refused: &AtomicUsize) -> bool {
+    const BATCH: usize = 8;
+    let mut buffers = Buffers::new(BATCH);
+    let mut packets = Vec::new();
+    let mut read = vec![0; BUFFER_LEN];
+    for buffer in 0..BATCH as u32 {
+        let Some(packet) = from.receive(&mut read).unwrap() else { break };
+        if packet.count() > 1 {
+            split.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut start = 0;
+        for index in 0..packet.count() {
+            // Headers take more room once they are repeated: what is left over is lost, as on any wire.
+            if start + packet.segment_len(index) > BUFFER_LEN {
+                break;
+            }
+            let len = packet.write_segment(index, &mut buffers.whole(buffer)[start..]);
+            packets.push(PacketRef { buffer, start: start as u32, len: len as u32 });
+            start += len;
+        }
+    }
+    refused.fetch_add(to.send(&buffers, &packets), Ordering::Relaxed);
+    !packets.is_empty()
+}
+
+#[test]
+fn streams_survive_splitting_and_coalescing() {
+    in_namespace("streams_survive_splitting_and_coalescing", || {
+        const LEN: usize = 20 << 20;
+        let wire = Wire::new();
+        let bytes: Arc<Vec<u8>> =
+            Arc::new((0..LEN as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect());
+        for to in ["10.9.0.2:7000", "[fd09::2]:7000"] {
+            let expected = Arc::clone(&bytes);
+            let listening = wire.far.run(move || TcpListener::bind(to).unwrap()).join().unwrap();
+            let server = thread::spawn(move || {
+                let mut received = Vec::new();
+                let (mut stream, _) = listening.accept().unwrap();
+                stream.read_to_end(&mut received).unwrap();
+                assert!(received == *expected, "{to}: the stream changed");
+                stream.write_all(&expected).unwrap();
+            });
+            let mut client = TcpStream::connect(to).unwrap();
+            client.write_all(&bytes).unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut back = Vec::new();
+            client.read_to_end(&mut back).unwrap();
+            server.join().unwrap();
+            assert!(back == *bytes, "{to}: the stream changed on its way back");
+        }
+        println!(
+            "{} super-packets, {} packets refused",
+            wire.split.load(Ordering::Relaxed),
+            wire.refused.load(Ordering::Relaxed)
+        );
+        assert!(wire.split.load(Ordering::Relaxed) > 100, "segmentation offload is off");
+    });
+}
+
+#[test]
+fn datagrams_survive_coalescing() {
+    in_namespace("datagrams_survive_coalescing", || {
+        let wire = Wire::new();
+        for (near, to) in [("10.9.0.1:0", "10.9.0.2:7001"), ("[fd09::1]:0", "[fd09::2]:7001")] {
+            let server = wire.far.run(move || UdpSocket::bind(to).unwrap()).join().unwrap();
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            let client = UdpSocket::bind(near).unwrap();
+            client.connect(to).unwrap();
+            for round in 0u8..50 {
+                // Few enough for the receiving socket's buffer.
+                for number in 0u8..40 {
+                    let len = if number % 10 == 9 { 700 } else { 1300 };
+                    client.send(&vec![round ^ number; len]).unwrap();
+                }
+                let mut buffer = [0; 2000];
+                for number in 0u8..40 {
+                    let len = server.recv(&mut buffer).unwrap();
+                    assert!(buffer[..len].iter().all(|&byte| byte == round ^ number), "order or bytes changed");
+                    assert_eq!(len, if number % 10 == 9 { 700 } else { 1300 });
+                }
+            }
+        }
+        assert_eq!(wire.refused.load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn datagrams_sent_in_one_piece_are_split() {
+    in_namespace("datagrams_sent_in_one_piece_are_split", || {
+        let wire = Wire::new();
+        for (near, to) in [("10.9.0.1:0", "10.9.0.2:7002"), ("[fd09::1]:0", "[fd09::2]:7002")] {
+            let server = wire.far.run(move || UdpSocket::bind(to).unwrap()).join().unwrap();
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            let client = UdpSocket::bind(near).unwrap();
+            client.connect(to).unwrap();
+            let size: libc::c_int = 1000;
+            // SAFETY: the pointer is to an `int` of the given length.
+            let result = unsafe {
+                libc::setsockopt(client.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const size).cast(), 4)
+            };
+            assert_eq!(result, 0);
+            let bytes: Vec<u8> = (0..30_500u32).map(|i| i as u8).collect();
+            client.send(&bytes).unwrap();
+            let mut received = Vec::new();
+            let mut buffer = [0; 2000];
+            while received.len() < bytes.len() {
+                let len = server.recv(&mut buffer).unwrap();
+                assert_eq!(len, 1000.min(bytes.len() - received.len()));
+                received.extend_from_slice(&buffer[..len]);
+            }
+            assert!(received == bytes);
+        }
+        println!("{} super-packets", wire.split.load(Ordering::Relaxed));
     });
 }
