@@ -1,4 +1,4 @@
-//! The few fields of an inner packet's header that adit reads, and the one that it changes.
+//! The few fields of an inner packet's header that adit reads, the one that it changes, and the Internet checksum.
 //!
 //! An inner packet comes from a peer or from the local system, and nothing about it is certain: every
 //! function here takes any bytes at all and answers `None`, or does nothing, where they are no IP packet.
@@ -192,6 +192,71 @@ pub fn transport(packet: &[u8]) -> Option<Transport> {
         }
         _ => None,
     }
+}
+
+// The Internet checksum (RFC 1071). Sums are of words in the machine's own order: the one's complement sum is the same
+// in either order once its two bytes are swapped back, and storing it natively does that (RFC 1071 §2.B).
+
+/// Bytes that are summed at once: 32-bit words into as many 64-bit lanes, which compilers turn into vector code and
+/// which cannot overflow within 65,535 bytes.
+const LANES: usize = 8;
+
+/// The value `number` as a word of a sum.
+pub(crate) fn word(number: u16) -> u16 {
+    u16::from_ne_bytes(number.to_be_bytes())
+}
+
+/// Adds `bytes` to the sum `start`, as if a zero byte followed an odd number of them.
+pub(crate) fn sum(bytes: &[u8], start: u64) -> u64 {
+    let mut lanes = [0u64; LANES];
+    let (blocks, rest) = bytes.as_chunks::<{ LANES * 4 }>();
+    for block in blocks {
+        for (lane, bytes) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
+            *lane += u64::from(u32::from_ne_bytes(*bytes));
+        }
+    }
+    lanes.iter().sum::<u64>() + sum_rest(rest, start)
+}
+
+/// Copies `from` to `to`, which is as long, and adds it to the sum `start`.
+pub(crate) fn copy_and_sum(to: &mut [u8], from: &[u8], start: u64) -> u64 {
+    let mut lanes = [0u64; LANES];
+    let (blocks, rest) = from.as_chunks::<{ LANES * 4 }>();
+    let (to_blocks, to_rest) = to.as_chunks_mut::<{ LANES * 4 }>();
+    for (to, block) in to_blocks.iter_mut().zip(blocks) {
+        *to = *block;
+        for (lane, bytes) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
+            *lane += u64::from(u32::from_ne_bytes(*bytes));
+        }
+    }
+    to_rest.copy_from_slice(rest);
+    lanes.iter().sum::<u64>() + sum_rest(rest, start)
+}
+
+fn sum_rest(bytes: &[u8], start: u64) -> u64 {
+    let (words, rest) = bytes.as_chunks::<2>();
+    let sum = words.iter().fold(start, |sum, word| sum + u64::from(u16::from_ne_bytes(*word)));
+    sum + rest.first().map_or(0, |&byte| u64::from(u16::from_ne_bytes([byte, 0])))
+}
+
+/// Adds the carries back in until 16 bits are left.
+pub(crate) fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// The checksum field for a sum. For UDP a result of zero is sent as all ones, since zero means none (RFC 768).
+pub(crate) fn finish(sum: u64, udp: bool) -> [u8; 2] {
+    let checksum = !fold(sum);
+    if udp && checksum == 0 { [0xff; 2] } else { checksum.to_ne_bytes() }
+}
+
+/// The sum of the pseudo-header of a packet without extension headers.
+pub(crate) fn pseudo_header(packet: &[u8], protocol: u8, transport_len: usize) -> u64 {
+    let addresses = if packet[0] >> 4 == 4 { &packet[12..20] } else { &packet[8..40] };
+    sum(addresses, u64::from(word(u16::from(protocol))) + u64::from(word(transport_len as u16)))
 }
 
 #[cfg(test)]

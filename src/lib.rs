@@ -7,8 +7,9 @@
 //! |---|---|
 //! | `key`, `ip`, `packet`, `sys` | nothing of ours |
 //! | `proto` | `key` |
+//! | `icmp` | `ip` |
 //! | `tun`, `udp` | `packet`, `ip`, `sys` |
-//! | `device` | `proto`, `tun`, `udp`, `packet`, `ip`, `key`, and of `sys`: clock, affinity |
+//! | `device` | `proto`, `tun`, `udp`, `packet`, `icmp`, `ip`, `key`, and of `sys`: clock, affinity |
 //! | `uapi` | `device::config`, `key`, `sys` |
 //! | `cli` | all |
 //!
@@ -26,6 +27,8 @@ pub mod proto;
 
 #[cfg(feature = "device")]
 pub mod device;
+#[cfg(feature = "device")]
+pub mod icmp;
 #[cfg(feature = "device")]
 pub mod ip;
 #[cfg(feature = "device")]

@@ -7,6 +7,8 @@ pub(crate) mod inotify;
 pub(crate) mod interface;
 pub(crate) mod local_time;
 pub(crate) mod mmsg;
+pub(crate) mod netlink;
 pub(crate) mod process;
 pub(crate) mod signal;
 pub(crate) mod socket;
+pub(crate) mod tun;

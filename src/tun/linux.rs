@@ -1,1 +1,346 @@
-//! placeholder
+//! A TUN interface of Linux.
+//!
+//! tun-rs sets it up; the data path then reads and writes the file descriptor itself, with the virtio header before each
+//! packet, because tun-rs copies and allocates for each packet of a super-packet. A read is one `readv` into a
+//! receive buffer; a write is one `writev` for each group that the [`Coalescer`] finds, payloads by reference.
+//!
+//! Invariants:
+//! - the interface is left down and is not persistent: it vanishes with its last descriptor;
+//! - a write that the system refuses loses its packets and nothing else; a *coalesced* write that it refuses is repeated
+//!   packet by packet, and coalescing ends for good when that keeps happening.
+
+use std::ffi::{c_int, c_uint};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::link::LinkEvents;
+use super::offload::{Coalescer, GROUP_HEADER_MAX, GROUP_MAX, Group, SuperPacket, VNET_HEADER_LEN};
+use super::{Readiness, ReceiveError, Tun, TunEvents, TunQueue, Wake};
+use crate::packet::{Buffers, PacketRef};
+use crate::sys;
+
+/// The MTU that an interface is made with: Ethernet's 1500 less IPv6, UDP and WireGuard headers (40 + 8 + 32).
+pub const MTU_DEFAULT: u16 = 1420;
+
+/// Longest name that an interface can have, in bytes: IFNAMSIZ with its terminating zero.
+pub const NAME_LEN_MAX: usize = 15;
+
+/// The device that makes TUN interfaces.
+const DRIVER: &str = "/dev/net/tun";
+
+/// Coalesced writes that may be refused, one after the other, before coalescing is given up: once may be the fault of
+/// one packet, always is the kernel's.
+const REFUSED_MAX: u32 = 8;
+
+/// Why a TUN could not be had.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// No interface can have this name: empty, too long, or with characters that the system forbids.
+    InvalidName(String),
+    /// Another interface has this name, or another process this TUN.
+    NameTaken(String),
+    /// There is no `/dev/net/tun`: the module is not loaded, or the container does not have it.
+    NoDriver(io::Error),
+    /// The process may not make interfaces: it needs CAP_NET_ADMIN.
+    NotPermitted(io::Error),
+    /// The descriptor that was handed over is no TUN.
+    NotTun(io::Error),
+    /// The system failed at something else.
+    System {
+        /// What it was asked to do.
+        operation: &'static str,
+        /// What it answered.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    fn system(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { operation, source }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidName(name) => write!(
+                f,
+                "{name:?} is no interface name: it needs 1 to {NAME_LEN_MAX} bytes without space, slash or colon"
+            ),
+            Self::NameTaken(name) => write!(f, "an interface named {name} exists already or is in use"),
+            Self::NoDriver(_) => {
+                write!(f, "{DRIVER} is missing: load the kernel module tun, or give it to the container")
+            }
+            Self::NotPermitted(_) => write!(f, "not permitted to make a TUN interface: CAP_NET_ADMIN is needed"),
+            Self::NotTun(_) => write!(f, "the descriptor handed over is no TUN"),
+            Self::System { operation, source } => write!(f, "cannot {operation}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::InvalidName(_) | Self::NameTaken(_) => None,
+            Self::NoDriver(source)
+            | Self::NotPermitted(source)
+            | Self::NotTun(source)
+            | Self::System { source, .. } => Some(source),
+        }
+    }
+}
+
+/// A TUN interface, as [`Tun`].
+#[derive(Debug)]
+pub struct LinuxTun {
+    file: Arc<File>,
+    /// The name when it was opened, for when it is gone.
+    name: String,
+    /// Whether each packet has a virtio header before it.
+    vnet: bool,
+    /// Whether UDP super-packets can be exchanged (Linux 6.2).
+    udp: bool,
+    events: Option<LinkEvents>,
+    mtu: usize,
+    taken: bool,
+}
+
+impl LinuxTun {
+    /// Makes an interface, or attaches to a persistent one that nobody uses. `name` may hold one `%d`, for which the
+    /// system finds a number. The MTU is set to [`MTU_DEFAULT`]; the interface is left as it is otherwise: a new one
+    /// is down.
+    ///
+    /// Opens what it takes to follow the interface into other network namespaces, so that the privileges for that may
+    /// be dropped afterwards.
+    pub fn create(name: &str) -> Result<Self, OpenError> {
+        check_name(name)?;
+        // tun-rs would make the device node itself where it is missing, which is not for a daemon to do.
+        if let Err(error) = Path::new(DRIVER).metadata() {
+            return Err(OpenError::NoDriver(error));
+        }
+        let device = tun_rs::DeviceBuilder::new()
+            .name(name)
+            .offload(true)
+            .mtu(MTU_DEFAULT)
+            .inherit_enable_state()
+            .build_sync()
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => OpenError::NoDriver(error),
+                Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted(error),
+                Some(libc::EBUSY | libc::EEXIST) => OpenError::NameTaken(name.to_owned()),
+                // TUNSETIFF on a name that an interface of another kind has.
+                Some(libc::EINVAL) if sys::tun::exists(name) => OpenError::NameTaken(name.to_owned()),
+                _ => OpenError::System { operation: "make the TUN interface", source: error },
+            })?;
+        Self::from_fd(sys::tun::take(device))
+    }
+
+    /// Takes over a TUN that somebody else opened: with IFF_TUN and IFF_NO_PI, and for speed with IFF_VNET_HDR.
+    pub fn from_fd(tun: OwnedFd) -> Result<Self, OpenError> {
+        let interface = sys::tun::interface(tun.as_fd()).map_err(OpenError::NotTun)?;
+        let has = |flag: c_int| interface.flags & flag != 0;
+        // IFF_NO_PI cannot be checked: the kernel reports IFF_NOFILTER in the same bit.
+        if !has(libc::IFF_TUN) {
+            return Err(OpenError::NotTun(io::ErrorKind::InvalidInput.into()));
+        }
+        sys::tun::set_nonblocking(tun.as_fd()).map_err(OpenError::system("make the TUN non-blocking"))?;
+        let vnet = has(libc::IFF_VNET_HDR);
+        let udp = vnet && {
+            sys::tun::set_vnet_header_len(tun.as_fd(), VNET_HEADER_LEN as c_int)
+                .map_err(OpenError::system("set the TUN's header length"))?;
+            set_offloads(&tun).map_err(OpenError::system("set the TUN's offloads"))?
+        };
+        let file = Arc::new(File::from(tun));
+        let events = LinkEvents::open(Arc::clone(&file)).map_err(OpenError::system("watch the TUN interface"))?;
+        let mtu = events.mtu();
+        Ok(Self { file, name: interface.name, vnet, udp, events: Some(events), mtu, taken: false })
+    }
+
+    /// The descriptor, for handing the interface over to another process.
+    pub fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Turns on what the kernel has, and says whether that includes UDP.
+fn set_offloads(tun: &OwnedFd) -> io::Result<bool> {
+    const TCP: c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+    const UDP: c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    // The kernel may lack UDP (before 6.2), or refuse any of the others: then what is left is still worth having.
+    for offloads in [TCP | UDP, TCP, libc::TUN_F_CSUM] {
+        if sys::tun::set_offload(tun.as_fd(), offloads).is_ok() {
+            return Ok(offloads & UDP != 0);
+        }
+    }
+    sys::tun::set_offload(tun.as_fd(), 0).map(|()| false)
+}
+
+/// The system's own rule (`dev_valid_name`), and its rule for `%d`.
+fn check_name(name: &str) -> Result<(), OpenError> {
+    let forbidden = |byte: u8| byte == b'/' || byte == b':' || byte == 0 || byte.is_ascii_whitespace() || byte == 0x0b;
+    let pattern = match name.find('%') {
+        None => true,
+        Some(at) => name[at..].starts_with("%d") && name.matches('%').count() == 1,
+    };
+    let valid = !name.is_empty() && name.len() <= NAME_LEN_MAX && name != "." && name != ".." && pattern;
+    if valid && !name.bytes().any(forbidden) { Ok(()) } else { Err(OpenError::InvalidName(name.to_owned())) }
+}
+
+impl Tun for LinuxTun {
+    fn name(&self) -> String {
+        sys::tun::interface(self.file.as_fd()).map_or_else(|_| self.name.clone(), |interface| interface.name)
+    }
+
+    fn mtu(&self) -> usize {
+        self.mtu
+    }
+
+    fn queues(&mut self) -> io::Result<Vec<Box<dyn TunQueue>>> {
+        if std::mem::replace(&mut self.taken, true) {
+            return Err(io::Error::other("the queues were taken already"));
+        }
+        Ok(vec![Box::new(LinuxQueue {
+            file: Arc::clone(&self.file),
+            vnet: self.vnet,
+            coalescer: Coalescer::new(self.vnet, self.vnet && self.udp),
+            tcp_refused: 0,
+            udp_refused: 0,
+        })])
+    }
+
+    fn events(&mut self) -> io::Result<Box<dyn TunEvents>> {
+        match self.events.take() {
+            Some(events) => Ok(Box::new(events)),
+            None => Err(io::Error::other("the events were taken already")),
+        }
+    }
+}
+
+/// Reads and writes the packets of a [`LinuxTun`].
+#[derive(Debug)]
+struct LinuxQueue {
+    file: Arc<File>,
+    vnet: bool,
+    coalescer: Coalescer,
+    /// Coalesced writes that were refused since one was not.
+    tcp_refused: u32,
+    udp_refused: u32,
+}
+
+impl TunQueue for LinuxQueue {
+    fn readiness(&mut self, _wake: Wake) -> Readiness {
+        Readiness::Fd(self.file.as_raw_fd())
+    }
+
+    fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<SuperPacket<'a>>, ReceiveError> {
+        let mut vnet = [0; VNET_HEADER_LEN];
+        let mut file = &*self.file;
+        let read = loop {
+            let read = if self.vnet {
+                file.read_vectored(&mut [IoSliceMut::new(&mut vnet), IoSliceMut::new(buffer)])
+            } else {
+                file.read(buffer)
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(ReceiveError::Gone(error)),
+                Ok(read) => break read,
+            }
+        };
+        let header_len = if self.vnet { VNET_HEADER_LEN } else { 0 };
+        let packet = &buffer[..read.saturating_sub(header_len)];
+        Ok(Some(if self.vnet { SuperPacket::parse(&vnet, packet)? } else { SuperPacket::plain(packet)? }))
+    }
+
+    fn send(&mut self, buffers: &Buffers, packets: &[PacketRef]) -> usize {
+        let mut refused = 0;
+        let mut rest = packets;
+        while !rest.is_empty() {
+            let taken = self.coalescer.coalesce(buffers, rest);
+            for group in self.coalescer.groups(buffers, &rest[..taken]) {
+                if !self.vnet {
+                    refused += write_singly(&self.file, &[], &group);
+                } else if group.count() == 1 {
+                    refused += write_singly(&self.file, &[0; VNET_HEADER_LEN], &group);
+                } else {
+                    let in_a_row = if group.is_tcp() { &mut self.tcp_refused } else { &mut self.udp_refused };
+                    match write_together(&self.file, &group) {
+                        Ok(()) => *in_a_row = 0,
+                        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                            *in_a_row += 1;
+                            refused += write_singly(&self.file, &[0; VNET_HEADER_LEN], &group);
+                        }
+                        Err(_) => refused += group.count(),
+                    }
+                }
+            }
+            if self.tcp_refused >= REFUSED_MAX {
+                self.coalescer.stop_tcp();
+            }
+            if self.udp_refused >= REFUSED_MAX {
+                self.coalescer.stop_udp();
+            }
+            rest = &rest[taken..];
+        }
+        refused
+    }
+}
+
+fn write_together(file: &File, group: &Group<'_>) -> io::Result<()> {
+    let mut header = [0; GROUP_HEADER_MAX];
+    let header_len = group.write_header(&mut header);
+    let mut parts = [IoSlice::new(&[]); GROUP_MAX + 1];
+    parts[0] = IoSlice::new(&header[..header_len]);
+    for (part, payload) in parts[1..].iter_mut().zip(group.payloads()) {
+        *part = IoSlice::new(payload);
+    }
+    write(file, &parts[..=group.count()])
+}
+
+/// Writes each packet of `group` by itself, and returns how many were refused.
+fn write_singly(file: &File, vnet: &[u8], group: &Group<'_>) -> usize {
+    group.packets().filter(|packet| write(file, &[IoSlice::new(vnet), IoSlice::new(packet)]).is_err()).count()
+}
+
+fn write(mut file: &File, parts: &[IoSlice<'_>]) -> io::Result<()> {
+    loop {
+        match file.write_vectored(parts) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // A TUN takes a packet as a whole or not at all.
+            result => return result.map(drop),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for (name, valid) in [
+            ("wg0", true),
+            ("wg%d", true),
+            ("a23456789012345", true),
+            ("a234567890123456", false),
+            ("", false),
+            (".", false),
+            ("..", false),
+            ("a/b", false),
+            ("a b", false),
+            ("a:b", false),
+            ("a\0b", false),
+            ("wg%s", false),
+            ("wg%d%d", false),
+            ("wg%", false),
+        ] {
+            assert_eq!(check_name(name).is_ok(), valid, "{name:?}");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 //! A [`Tun`] is the interface as a whole: its name, its MTU, its link state. A [`TunQueue`] moves
 //! packets; it belongs to one worker and is never shared.
 
+mod link;
 pub mod linux;
 pub mod memory;
 pub mod offload;

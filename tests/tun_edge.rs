@@ -1,0 +1,422 @@
+//! The edge towards the system: real TUN interfaces, in network namespaces that each test makes for itself.
+//!
+//! Needs root, `ip`, `unshare` and `nsenter`; prints `SKIPPED:` and returns without.
+#![cfg(feature = "device")]
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use adit::packet::{BUFFER_LEN, Buffers, PacketRef};
+use adit::tun::linux::{LinuxTun, OpenError};
+use adit::tun::{ReceiveError, Tun, TunEvent, TunEvents, TunQueue};
+
+/// How long anything may take that should happen at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs `test` on a thread with a network namespace of its own, if that can be had.
+fn in_namespace(name: &str, test: fn()) {
+    let run = move || {
+        // SAFETY: takes its argument by value, and concerns this thread only.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            return false;
+        }
+        test();
+        true
+    };
+    match thread::Builder::new().name(name.to_owned()).spawn(run).unwrap().join() {
+        Ok(true) => {}
+        Ok(false) => println!("SKIPPED: {name}: needs root to make a network namespace"),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+fn sh(command: &str) {
+    let status = Command::new("sh").args(["-ec", command]).status().unwrap();
+    assert!(status.success(), "{command}");
+}
+
+/// A network namespace kept alive by a process.
+struct Namespace(Child);
+
+impl Namespace {
+    fn new() -> Self {
+        let child =
+            Command::new("unshare").args(["-n", "sh", "-c", "echo; exec sleep 60"]).stdout(Stdio::piped()).spawn();
+        let mut child = child.unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        Self(child)
+    }
+
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Runs `inside` on a thread in this namespace.
+    fn run<T: Send + 'static>(&self, inside: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.id())).unwrap();
+        thread::spawn(move || {
+            // SAFETY: the descriptor is open; the call concerns this thread only.
+            assert_eq!(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+            inside()
+        })
+    }
+
+    fn sh(&self, command: &str) {
+        sh(&format!("nsenter -t {} -n sh -ec '{command}'", self.id()));
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The next event but for changes of routes, which come with everything.
+fn next(events: &mut dyn TunEvents) -> TunEvent {
+    let start = Instant::now();
+    loop {
+        match events.next().unwrap() {
+            Some(TunEvent::Routes) => {}
+            Some(event) => return event,
+            None => thread::sleep(Duration::from_millis(5)),
+        }
+        assert!(start.elapsed() < PATIENCE, "no event");
+    }
+}
+
+/// A change of routes, and then nothing for a while.
+fn routes_change(events: &mut dyn TunEvents) {
+    assert_eq!(events.next().unwrap(), Some(TunEvent::Routes));
+    thread::sleep(Duration::from_millis(300));
+    while let Some(event) = events.next().unwrap() {
+        assert_eq!(event, TunEvent::Routes);
+    }
+}
+
+fn receive(queue: &mut dyn TunQueue) -> Result<Option<Vec<u8>>, ReceiveError> {
+    let mut buffer = vec![0; 65_535];
+    Ok(queue.receive(&mut buffer)?.map(|packet| packet.bytes().to_vec()))
+}
+
+fn is_gone(queue: &mut dyn TunQueue) {
+    let start = Instant::now();
+    while !matches!(receive(queue), Err(ReceiveError::Gone(_))) {
+        assert!(start.elapsed() < PATIENCE, "still there");
+    }
+}
+
+#[test]
+fn follows_the_interface() {
+    in_namespace("follows_the_interface", || {
+        let mut tun = LinuxTun::create("wg%d").unwrap();
+        assert_eq!((tun.name().as_str(), tun.mtu()), ("wg0", 1420));
+        let mut queue = tun.queues().unwrap().remove(0);
+        let mut events = tun.events().unwrap();
+        assert_eq!(next(&mut *events), TunEvent::Mtu(1420));
+        assert_eq!(next(&mut *events), TunEvent::Down);
+        assert_eq!(events.next().unwrap(), None);
+        assert!(receive(&mut *queue).unwrap().is_none());
+
+        sh("ip link set wg0 up");
+        assert_eq!(next(&mut *events), TunEvent::Up);
+        sh("ip link set wg0 mtu 1280");
+        assert_eq!(next(&mut *events), TunEvent::Mtu(1280));
+        sh("ip link set wg0 down; ip link set wg0 up");
+        assert_eq!(next(&mut *events), TunEvent::Down);
+        assert_eq!(next(&mut *events), TunEvent::Up);
+        while events.next().unwrap().is_some() {}
+
+        let (v4, v6) = ([10, 0, 0, 1].into(), "fd00::1".parse().unwrap());
+        assert_eq!(events.address(v4), Some([192, 0, 0, 8].into()));
+        sh("ip addr add 10.0.0.1/24 dev wg0; ip addr add fd00::1/64 dev wg0 nodad");
+        assert_eq!(events.address(v4), Some(v4));
+        assert_eq!(events.address(v6), Some(v6));
+        routes_change(&mut *events);
+        sh("ip route add 10.1.0.0/16 dev wg0");
+        routes_change(&mut *events);
+
+        sh("ip link set wg0 down; ip link set wg0 name other");
+        assert_eq!(next(&mut *events), TunEvent::Down);
+        assert_eq!(tun.name(), "other");
+        sh("ip link set other mtu 1300");
+        assert_eq!(next(&mut *events), TunEvent::Mtu(1300));
+
+        sh("ip link del other");
+        assert_eq!(next(&mut *events), TunEvent::Deleted);
+        assert_eq!(events.next().unwrap(), None);
+        is_gone(&mut *queue);
+        assert_eq!(LinuxTun::create("other").unwrap().name(), "other");
+    });
+}
+
+#[test]
+fn follows_it_from_namespace_to_namespace() {
+    in_namespace("follows_it_from_namespace_to_namespace", || {
+        let (one, two) = (Namespace::new(), Namespace::new());
+        // Indices differ from namespace to namespace, and are taken.
+        one.sh("ip link add va type veth peer name vb; ip link add vc type veth peer name vd");
+        let mut tun = LinuxTun::create("wg0").unwrap();
+        let mut queue = tun.queues().unwrap().remove(0);
+        let mut events = tun.events().unwrap();
+        assert_eq!(next(&mut *events), TunEvent::Mtu(1420));
+        assert_eq!(next(&mut *events), TunEvent::Down);
+        sh("ip link set wg0 up");
+        assert_eq!(next(&mut *events), TunEvent::Up);
+
+        for (space, last) in [(&one, 1), (&two, 2)] {
+            let from = if last == 1 { "" } else { &format!("nsenter -t {} -n ", one.id()) };
+            sh(&format!("{from} ip link set wg0 netns {}", space.id()));
+            assert_eq!(next(&mut *events), TunEvent::Down, "moved to {last}");
+            space.sh(&format!("ip addr add 10.0.0.{last}/24 dev wg0; ip link set wg0 mtu 13{last}0 up"));
+            assert_eq!(next(&mut *events), TunEvent::Mtu(1300 + last * 10));
+            assert_eq!(next(&mut *events), TunEvent::Up);
+            assert_eq!(events.address([1, 1, 1, 1].into()), Some(IpAddr::from([10, 0, 0, last as u8])));
+            space.sh("ip link set wg0 down; ip link set wg0 name wg9; ip link set wg9 up; ip link set wg9 down");
+            for event in [TunEvent::Down, TunEvent::Up, TunEvent::Down] {
+                assert_eq!(next(&mut *events), event);
+            }
+            assert_eq!(tun.name(), "wg9");
+            space.sh("ip link set wg9 name wg0; ip link set wg0 up");
+            assert_eq!(next(&mut *events), TunEvent::Up);
+        }
+
+        // SAFETY: only returns a number.
+        let thread = unsafe { libc::gettid() };
+        let home = format!("/proc/{}/task/{thread}/ns/net", std::process::id());
+        two.sh(&format!("ip link set wg0 netns {home}"));
+        assert_eq!(next(&mut *events), TunEvent::Down);
+        sh("ip link set wg0 up");
+        assert_eq!(next(&mut *events), TunEvent::Up);
+
+        sh(&format!("ip link set wg0 netns {}", one.id()));
+        assert_eq!(next(&mut *events), TunEvent::Down);
+        one.sh("ip link del wg0");
+        assert_eq!(next(&mut *events), TunEvent::Deleted);
+        is_gone(&mut *queue);
+    });
+}
+
+#[test]
+fn ends_with_its_namespace() {
+    in_namespace("ends_with_its_namespace", || {
+        let one = Namespace::new();
+        let mut tun = LinuxTun::create("wg0").unwrap();
+        let mut queue = tun.queues().unwrap().remove(0);
+        let mut events = tun.events().unwrap();
+        sh(&format!("ip link set wg0 netns {}", one.id()));
+        one.sh("ip link set wg0 up");
+        while next(&mut *events) != TunEvent::Up {}
+        drop(one);
+        is_gone(&mut *queue);
+        println!("event: {:?}", events.next());
+    });
+}
+
+#[test]
+fn a_descriptor_is_handed_over() {
+    in_namespace("a_descriptor_is_handed_over", || {
+        let one = Namespace::new();
+        let first = LinuxTun::create("wg0").unwrap();
+        let fd = first.fd().try_clone_to_owned().unwrap();
+        drop(first);
+        sh(&format!("ip link set wg0 netns {}", one.id()));
+        one.sh("ip link set wg0 mtu 1333 up");
+        let mut tun = LinuxTun::from_fd(fd).unwrap();
+        assert_eq!((tun.name().as_str(), tun.mtu()), ("wg0", 1333));
+        let mut events = tun.events().unwrap();
+        assert_eq!(next(&mut *events), TunEvent::Mtu(1333));
+        assert_eq!(next(&mut *events), TunEvent::Up);
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(matches!(LinuxTun::from_fd(null.into()), Err(OpenError::NotTun(_))));
+    });
+}
+
+#[test]
+fn refusals_have_names() {
+    in_namespace("refusals_have_names", || {
+        let _first = LinuxTun::create("wg0").unwrap();
+        sh("ip link add veth0 type veth peer name veth1");
+        for name in ["wg0", "veth0", "lo"] {
+            assert!(matches!(LinuxTun::create(name), Err(OpenError::NameTaken(_))), "{name}");
+        }
+        assert!(matches!(LinuxTun::create("sixteen-bytes-ab"), Err(OpenError::InvalidName(_))));
+        // SAFETY: takes its arguments by value; the system call itself concerns this thread only.
+        unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) };
+        let error = LinuxTun::create("wg1").unwrap_err();
+        assert!(matches!(error, OpenError::NotPermitted(_)), "{error:?}");
+        assert!(!error.to_string().contains('\n'));
+    });
+}
+
+/// Two interfaces, one of them in another namespace, and a wire between them that splits and coalesces.
+struct Wire {
+    far: Namespace,
+    stop: Arc<AtomicBool>,
+    /// Reads that were more than one packet, and packets that were refused, both ways.
+    split: Arc<AtomicUsize>,
+    refused: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Wire {
+    fn new() -> Self {
+        let far = Namespace::new();
+        let (mut a, mut b) = (LinuxTun::create("wg0").unwrap(), LinuxTun::create("wg1").unwrap());
+        sh(&format!("ip link set wg1 netns {}", far.id()));
+        sh(
+            "ip link set lo up; ip addr add 10.9.0.1/24 dev wg0; ip addr add fd09::1/64 dev wg0 nodad; ip link set wg0 up",
+        );
+        far.sh("ip addr add 10.9.0.2/24 dev wg1; ip addr add fd09::2/64 dev wg1 nodad; ip link set wg1 up");
+        let (stop, split, refused) = <(Arc<AtomicBool>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+        let (a_in, b_in) = (a.queues().unwrap().remove(0), b.queues().unwrap().remove(0));
+        let a_out = LinuxTun::from_fd(a.fd().try_clone_to_owned().unwrap()).unwrap().queues().unwrap().remove(0);
+        let b_out = LinuxTun::from_fd(b.fd().try_clone_to_owned().unwrap()).unwrap().queues().unwrap().remove(0);
+        let relay = |mut from: Box<dyn TunQueue>, mut to: Box<dyn TunQueue>| {
+            let (stop, split, refused) = (Arc::clone(&stop), Arc::clone(&split), Arc::clone(&refused));
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    if !relay(&mut *from, &mut *to, &split, &refused) {
+                        thread::sleep(Duration::from_micros(50));
+                    }
+                }
+            })
+        };
+        let threads = vec![relay(a_in, b_out), relay(b_in, a_out)];
+        Self { far, stop, split, refused, threads }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Carries over what there is, as the device would with nothing in between; false when there was nothing.
+fn relay(from: &mut dyn TunQueue, to: &mut dyn TunQueue, split: &AtomicUsize, refused: &AtomicUsize) -> bool {
+    const BATCH: usize = 8;
+    let mut buffers = Buffers::new(BATCH);
+    let mut packets = Vec::new();
+    let mut read = vec![0; BUFFER_LEN];
+    for buffer in 0..BATCH as u32 {
+        let Some(packet) = from.receive(&mut read).unwrap() else { break };
+        if packet.count() > 1 {
+            split.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut start = 0;
+        for index in 0..packet.count() {
+            // Headers take more room once they are repeated: what is left over is lost, as on any wire.
+            if start + packet.segment_len(index) > BUFFER_LEN {
+                break;
+            }
+            let len = packet.write_segment(index, &mut buffers.whole(buffer)[start..]);
+            packets.push(PacketRef { buffer, start: start as u32, len: len as u32 });
+            start += len;
+        }
+    }
+    refused.fetch_add(to.send(&buffers, &packets), Ordering::Relaxed);
+    !packets.is_empty()
+}
+
+#[test]
+fn streams_survive_splitting_and_coalescing() {
+    in_namespace("streams_survive_splitting_and_coalescing", || {
+        const LEN: usize = 20 << 20;
+        let wire = Wire::new();
+        let bytes: Arc<Vec<u8>> =
+            Arc::new((0..LEN as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect());
+        for to in ["10.9.0.2:7000", "[fd09::2]:7000"] {
+            let expected = Arc::clone(&bytes);
+            let listening = wire.far.run(move || TcpListener::bind(to).unwrap()).join().unwrap();
+            let server = thread::spawn(move || {
+                let mut received = Vec::new();
+                let (mut stream, _) = listening.accept().unwrap();
+                stream.read_to_end(&mut received).unwrap();
+                assert!(received == *expected, "{to}: the stream changed");
+                stream.write_all(&expected).unwrap();
+            });
+            let mut client = TcpStream::connect(to).unwrap();
+            client.write_all(&bytes).unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut back = Vec::new();
+            client.read_to_end(&mut back).unwrap();
+            server.join().unwrap();
+            assert!(back == *bytes, "{to}: the stream changed on its way back");
+        }
+        println!(
+            "{} super-packets, {} packets refused",
+            wire.split.load(Ordering::Relaxed),
+            wire.refused.load(Ordering::Relaxed)
+        );
+        assert!(wire.split.load(Ordering::Relaxed) > 100, "segmentation offload is off");
+    });
+}
+
+#[test]
+fn datagrams_survive_coalescing() {
+    in_namespace("datagrams_survive_coalescing", || {
+        let wire = Wire::new();
+        for (near, to) in [("10.9.0.1:0", "10.9.0.2:7001"), ("[fd09::1]:0", "[fd09::2]:7001")] {
+            let server = wire.far.run(move || UdpSocket::bind(to).unwrap()).join().unwrap();
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            let client = UdpSocket::bind(near).unwrap();
+            client.connect(to).unwrap();
+            for round in 0u8..50 {
+                // Few enough for the receiving socket's buffer.
+                for number in 0u8..40 {
+                    let len = if number % 10 == 9 { 700 } else { 1300 };
+                    client.send(&vec![round ^ number; len]).unwrap();
+                }
+                let mut buffer = [0; 2000];
+                for number in 0u8..40 {
+                    let len = server.recv(&mut buffer).unwrap();
+                    assert!(buffer[..len].iter().all(|&byte| byte == round ^ number), "order or bytes changed");
+                    assert_eq!(len, if number % 10 == 9 { 700 } else { 1300 });
+                }
+            }
+        }
+        assert_eq!(wire.refused.load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn datagrams_sent_in_one_piece_are_split() {
+    in_namespace("datagrams_sent_in_one_piece_are_split", || {
+        let wire = Wire::new();
+        for (near, to) in [("10.9.0.1:0", "10.9.0.2:7002"), ("[fd09::1]:0", "[fd09::2]:7002")] {
+            let server = wire.far.run(move || UdpSocket::bind(to).unwrap()).join().unwrap();
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            let client = UdpSocket::bind(near).unwrap();
+            client.connect(to).unwrap();
+            let size: libc::c_int = 1000;
+            // SAFETY: the pointer is to an `int` of the given length.
+            let result = unsafe {
+                libc::setsockopt(client.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const size).cast(), 4)
+            };
+            assert_eq!(result, 0);
+            let bytes: Vec<u8> = (0..30_500u32).map(|i| i as u8).collect();
+            client.send(&bytes).unwrap();
+            let mut received = Vec::new();
+            let mut buffer = [0; 2000];
+            while received.len() < bytes.len() {
+                let len = server.recv(&mut buffer).unwrap();
+                assert_eq!(len, 1000.min(bytes.len() - received.len()));
+                received.extend_from_slice(&buffer[..len]);
+            }
+            assert!(received == bytes);
+        }
+        println!("{} super-packets", wire.split.load(Ordering::Relaxed));
+    });
+}
