@@ -1,3 +1,316 @@
 //! The pipeline: threads and queues around the protocol.
+//!
+//! | file | what |
+//! |---|---|
+//! | `builder` | puts a device together and starts its threads |
+//! | `config` | the one vocabulary of change: `Update`, `Snapshot` |
+//! | `apply` | carries an update out; takes a snapshot |
+//! | `peer` | fast state for all threads, slow state behind a lock |
+//! | `lookup` | receiver index → handshake or session |
+//! | `batch` | the states a train of packets goes through |
+//! | `send`, `receive` | the two roads of a packet |
+//! | `control` | the slow path: handshakes, cookies, timers, the link |
+//! | `workers` | which thread runs which stage |
+//! | `stats` | drops, counted by rule |
+//!
+//! One worker runs both roads inline; one control thread does everything that is rare. They meet in
+//! [`Shared`]: tables that are swapped as a whole, atomics, and bounded queues.
+//!
+//! Locks, in the order in which they may be taken: configuration, sockets, tunnel, then the leaves
+//! (endpoint, staged packets, replay window, index table). The worker takes only leaves, and
+//! the sockets' for the moment of a change.
 
+mod apply;
+mod batch;
+mod builder;
 pub mod config;
+mod control;
+mod lookup;
+mod peer;
+mod receive;
+mod send;
+mod stats;
+mod workers;
+
+pub use builder::{Builder, CloseReason, Device};
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use crossbeam_queue::{ArrayQueue, SegQueue};
+
+use crate::proto::allowed_ips::AllowedIps;
+use crate::proto::constants::HANDSHAKE_QUEUE_MAX;
+use crate::proto::handshake::Identity;
+use crate::proto::messages::{INITIATION_LEN, Message};
+use crate::proto::rejected::Rejected;
+use crate::proto::time::{Instant, Now, UnixTime};
+use crate::sys;
+use crate::udp::{Received, Source, Udp, UdpQueue};
+use lookup::IndexTable;
+use peer::{Peer, Wish};
+use stats::Drops;
+
+/// How long taking the link down waits for the worker to let go of its sockets. The worker never
+/// waits for anybody, so this is reached only when it is gone.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What all threads of a device share.
+pub(crate) struct Shared {
+    /// Cryptokey routing and the peers it names.
+    pub(crate) routes: ArcSwap<Routes>,
+    /// Receiver indices.
+    pub(crate) indices: IndexTable,
+    /// Our static keys; `None` until a private key is set.
+    pub(crate) identity: ArcSwapOption<Identity>,
+    /// Why what was dropped.
+    pub(crate) drops: Drops,
+    /// The interface's MTU, in bytes.
+    pub(crate) mtu: AtomicUsize,
+    /// Bytes staged over all peers.
+    pub(crate) staged_bytes: Arc<AtomicU64>,
+    /// Handshake messages with a right mac1, for the control thread.
+    pub(crate) handshakes: ArrayQueue<HandshakeDatagram>,
+    /// Peers that the control thread is to look at.
+    pub(crate) control: Inbox,
+    /// Peers whose staged packets the worker is to flush.
+    pub(crate) worker: Inbox,
+    /// The device ends.
+    pub(crate) closing: AtomicBool,
+    udp: Arc<dyn Udp>,
+    sockets: Mutex<Sockets>,
+    sockets_released: Condvar,
+    sockets_epoch: AtomicU64,
+    icmp_sources: Mutex<IcmpSources>,
+    config: Mutex<apply::Config>,
+}
+
+/// Which peer an inner address belongs to. Replaced as a whole by every change.
+#[derive(Clone, Default)]
+pub(crate) struct Routes {
+    /// Address → slot.
+    pub(crate) ips: AllowedIps,
+    /// Slot → peer.
+    pub(crate) peers: Vec<Option<Arc<Peer>>>,
+}
+
+impl Routes {
+    /// The peer that a destination routes to.
+    pub(crate) fn lookup(&self, destination: IpAddr) -> Option<&Arc<Peer>> {
+        self.ips.lookup(destination).and_then(|slot| self.peers.get(slot as usize)?.as_ref())
+    }
+}
+
+/// A handshake message on its way to the control thread.
+pub(crate) struct HandshakeDatagram {
+    bytes: [u8; INITIATION_LEN],
+    len: u8,
+    /// Its sender.
+    pub(crate) from: SocketAddr,
+    /// Where it came in.
+    pub(crate) source: Option<Source>,
+}
+
+impl HandshakeDatagram {
+    /// The message.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len as usize]
+    }
+}
+
+/// Addresses of the interface to send ICMP errors from.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct IcmpSources {
+    pub(crate) v4: Option<IpAddr>,
+    pub(crate) v6: Option<IpAddr>,
+}
+
+/// Peers that another thread is to look at, each at most once, and the way to wake that thread.
+pub(crate) struct Inbox {
+    /// Bounded by the number of peers: one is here only while its flag says so.
+    peers: SegQueue<Arc<Peer>>,
+    waker: mio::Waker,
+    signalled: AtomicBool,
+}
+
+impl Inbox {
+    fn new(waker: mio::Waker) -> Self {
+        Self { peers: SegQueue::new(), waker, signalled: AtomicBool::new(false) }
+    }
+
+    fn push(&self, peer: &Arc<Peer>) {
+        self.peers.push(peer.clone());
+        self.wake();
+    }
+
+    /// The next peer to look at.
+    pub(crate) fn pop(&self) -> Option<Arc<Peer>> {
+        self.peers.pop()
+    }
+
+    /// Wakes the thread, unless it has been told already and did not look yet.
+    pub(crate) fn wake(&self) {
+        if !self.signalled.swap(true, Ordering::AcqRel)
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::error!("cannot wake a thread: {error}");
+        }
+    }
+
+    /// The thread is about to look: from now on it must be woken again.
+    pub(crate) fn acknowledge(&self) {
+        self.signalled.store(false, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether there is something to look at.
+    pub(crate) fn is_signalled(&self) -> bool {
+        self.signalled.load(Ordering::Acquire)
+    }
+}
+
+/// Sockets on their way to the threads that use them.
+#[derive(Default)]
+struct Sockets {
+    bound: Option<Arc<dyn crate::udp::UdpSocket>>,
+    for_worker: Option<Box<dyn UdpQueue>>,
+    for_control: Option<Box<dyn UdpQueue>>,
+    epoch: u64,
+    worker_epoch: u64,
+}
+
+impl Shared {
+    /// Asks the control thread for something.
+    pub(crate) fn wish(&self, peer: &Arc<Peer>, wish: Wish) {
+        if peer.wish(wish) {
+            self.control.push(peer);
+        }
+    }
+
+    /// Asks the worker to send what is staged.
+    pub(crate) fn want_flush(&self, peer: &Arc<Peer>) {
+        if peer.want_flush() {
+            self.worker.push(peer);
+        }
+    }
+
+    /// A timer of the peer was armed for `deadline`: tells the control thread if it would look later.
+    pub(crate) fn schedule(&self, peer: &Arc<Peer>, deadline: Option<Instant>) {
+        let Some(deadline) = deadline else { return };
+        // Pairs with the fence in `Control::reschedule`: either it sees the deadline, or we see that
+        // it has forgotten its appointment.
+        fence(Ordering::SeqCst);
+        if deadline.as_nanos() < peer.scheduled.load(Ordering::Relaxed) {
+            self.wish(peer, Wish::TIMERS);
+        }
+    }
+
+    /// Checks mac1 and hands a handshake message to the control thread. [WP 5.4.4]
+    /// mac1 comes first, so that garbage never displaces a real handshake.
+    pub(crate) fn enqueue_handshake(&self, datagram: &[u8], message: &Message<'_>, received: &Received) {
+        if !matches!(message, Message::CookieReply(_)) {
+            let identity = self.identity.load();
+            let Some(identity) = identity.as_ref() else {
+                return self.drops.count(Rejected::NoPrivateKey, 1);
+            };
+            if let Err(reason) = identity.check_mac1(datagram) {
+                return self.drops.count(reason, 1);
+            }
+        }
+        let mut bytes = [0; INITIATION_LEN];
+        bytes[..datagram.len()].copy_from_slice(datagram);
+        let item = HandshakeDatagram { bytes, len: datagram.len() as u8, from: received.from, source: received.source };
+        if self.handshakes.push(item).is_err() {
+            self.drops.count(Rejected::QueueFull, 1);
+        }
+        self.control.wake();
+    }
+
+    /// An address of ours, of the family of `like`, to send an ICMP error from. [KERNEL-ICMP]
+    pub(crate) fn icmp_source(&self, like: IpAddr) -> Option<IpAddr> {
+        let sources = *lock(&self.icmp_sources);
+        if like.is_ipv4() { sources.v4 } else { sources.v6 }
+    }
+
+    fn set_icmp_sources(&self, sources: IcmpSources) {
+        *lock(&self.icmp_sources) = sources;
+    }
+
+    /// Publishes newly bound sockets, or that there are none, to the threads that use them.
+    fn publish_sockets(&self, bound: Option<Arc<dyn crate::udp::UdpSocket>>) -> std::io::Result<()> {
+        let (for_worker, for_control) = match &bound {
+            Some(socket) => (Some(socket.queue()?), Some(socket.queue()?)),
+            None => (None, None),
+        };
+        let mut sockets = lock(&self.sockets);
+        let epoch = sockets.epoch + 1;
+        let worker_epoch = sockets.worker_epoch;
+        *sockets = Sockets { bound, for_worker, for_control, epoch, worker_epoch };
+        drop(sockets);
+        self.sockets_epoch.store(epoch, Ordering::Release);
+        self.worker.wake();
+        self.control.wake();
+        Ok(())
+    }
+
+    /// The sockets in use.
+    fn bound(&self) -> Option<Arc<dyn crate::udp::UdpSocket>> {
+        lock(&self.sockets).bound.clone()
+    }
+
+    /// If the sockets have changed since `seen`: the worker's new queue. The old one must be dropped
+    /// already.
+    pub(crate) fn take_worker_queue(&self, seen: &mut u64) -> Option<Option<Box<dyn UdpQueue>>> {
+        let mut sockets = self.changed_sockets(seen)?;
+        sockets.worker_epoch = *seen;
+        self.sockets_released.notify_all();
+        Some(sockets.for_worker.take())
+    }
+
+    /// If the sockets have changed since `seen`: the control thread's new queue.
+    pub(crate) fn take_control_queue(&self, seen: &mut u64) -> Option<Option<Box<dyn UdpQueue>>> {
+        Some(self.changed_sockets(seen)?.for_control.take())
+    }
+
+    /// Whether a thread that knows `seen` has old sockets.
+    pub(crate) fn sockets_changed(&self, seen: u64) -> bool {
+        self.sockets_epoch.load(Ordering::Acquire) != seen
+    }
+
+    fn changed_sockets(&self, seen: &mut u64) -> Option<MutexGuard<'_, Sockets>> {
+        let sockets = lock(&self.sockets);
+        if sockets.epoch == *seen {
+            return None;
+        }
+        *seen = sockets.epoch;
+        Some(sockets)
+    }
+
+    /// Waits until the worker has let go of the sockets that were replaced, so that their port is free.
+    fn wait_sockets_released(&self) {
+        let sockets = lock(&self.sockets);
+        let waited = self.sockets_released.wait_timeout_while(sockets, RELEASE_TIMEOUT, |s| s.worker_epoch != s.epoch);
+        drop(waited);
+    }
+}
+
+/// Locks; a panic elsewhere has closed the device already, its data may still be looked at.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// The clock that never goes back and counts through suspend.
+pub(crate) fn now() -> Instant {
+    Instant::from_nanos(sys::clock::boottime_nanos())
+}
+
+/// Both clocks.
+pub(crate) fn now_both() -> Now {
+    Now { instant: now(), unix: UnixTime(sys::clock::unix_time()) }
+}
+
+const _: () = assert!(INITIATION_LEN <= u8::MAX as usize);
+const _: () = assert!(HANDSHAKE_QUEUE_MAX > 0);

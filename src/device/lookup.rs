@@ -1,0 +1,156 @@
+//! Receiver index → handshake or session.
+//!
+//! An index is a random 32-bit number that we put into our handshake messages and that comes back
+//! in every message to us (whitepaper §5.4). The table is an array, not a hash map: the low bits of
+//! an index are its slot, and an index is drawn again until its slot is free. Growing doubles the
+//! array; indices that differ in their low bits still do with one bit more, so no entry collides.
+//!
+//! - Reading takes no lock: a load of the array, a load of the slot, a comparison of the index.
+//! - Indices are unique, and uniform over those whose slot is free.
+//! - At most half of the slots are used, so that a draw succeeds every second time at worst.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rand_core::Rng;
+
+use super::lock;
+use super::peer::Peer;
+use crate::proto::keypair::Keypair;
+use crate::proto::replay::ReplayWindow;
+
+/// Slots at the start: enough for a handful of peers in 512 bytes.
+const SLOTS_MIN: usize = 64;
+/// Slots at the end: 2^20 peers of three keypairs and a handshake each fill half of them.
+const SLOTS_MAX: usize = 1 << 23;
+
+/// Whom an index belongs to.
+pub(crate) struct Entry {
+    index: u32,
+    /// The peer that was told this index.
+    pub(crate) peer: Arc<Peer>,
+    /// What the index receives for; `None` while it is a handshake's.
+    pub(crate) session: Option<Session>,
+}
+
+impl Entry {
+    /// The index.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+}
+
+/// The receiving half of a keypair, with what only the accept stage touches.
+pub(crate) struct Session {
+    /// Its keys.
+    pub(crate) keypair: Arc<Keypair>,
+    /// Counters seen. Locked once a train, by whoever accepts in order; never across the AEAD.
+    pub(crate) window: Mutex<ReplayWindow>,
+    /// As responder: no packet has come yet, so the keypair may not send.
+    unconfirmed: AtomicBool,
+}
+
+impl Session {
+    /// A session nothing was received on yet.
+    pub(crate) fn new(keypair: Arc<Keypair>) -> Self {
+        let unconfirmed = AtomicBool::new(!keypair.is_initiator());
+        Self { keypair, window: Mutex::new(ReplayWindow::default()), unconfirmed }
+    }
+
+    /// True once: for the first authenticated packet that a responder receives.
+    pub(crate) fn take_unconfirmed(&self) -> bool {
+        self.unconfirmed.load(Ordering::Relaxed) && self.unconfirmed.swap(false, Ordering::AcqRel)
+    }
+}
+
+type Slots = Box<[ArcSwapOption<Entry>]>;
+
+/// All indices of a device.
+pub(crate) struct IndexTable {
+    slots: ArcSwap<Slots>,
+    /// How many slots are used; held while any slot is written.
+    used: Mutex<usize>,
+}
+
+impl IndexTable {
+    /// An empty table.
+    pub(crate) fn new() -> Self {
+        Self { slots: ArcSwap::from_pointee(empty(SLOTS_MIN)), used: Mutex::new(0) }
+    }
+
+    /// Whom this index belongs to.
+    pub(crate) fn get(&self, index: u32) -> Option<Arc<Entry>> {
+        let slots = self.slots.load();
+        let entry = slots[slot(&slots, index)].load();
+        entry.as_ref().filter(|entry| entry.index == index).cloned()
+    }
+
+    /// A new index for a handshake with `peer`; `None` when the table is full.
+    pub(crate) fn reserve(&self, peer: &Arc<Peer>, rng: &mut impl Rng) -> Option<u32> {
+        let mut used = lock(&self.used);
+        let mut slots = self.slots.load_full();
+        if (*used + 1) * 2 > slots.len() {
+            if slots.len() == SLOTS_MAX {
+                return None;
+            }
+            slots = Arc::new(doubled(&slots));
+            self.slots.store(slots.clone());
+        }
+        let index = loop {
+            let index = rng.next_u32();
+            if slots[slot(&slots, index)].load().is_none() {
+                break index;
+            }
+        };
+        slots[slot(&slots, index)].store(Some(Arc::new(Entry { index, peer: peer.clone(), session: None })));
+        *used += 1;
+        Some(index)
+    }
+
+    /// The handshake that reserved `index` has derived `keypair`: the index is the session's now.
+    pub(crate) fn promote(&self, index: u32, keypair: Arc<Keypair>) {
+        let _writing = lock(&self.used);
+        let slots = self.slots.load();
+        let place = &slots[slot(&slots, index)];
+        if let Some(entry) = place.load_full().filter(|entry| entry.index == index) {
+            let session = Some(Session::new(keypair));
+            place.store(Some(Arc::new(Entry { index, peer: entry.peer.clone(), session })));
+        }
+    }
+
+    /// Frees an index. One that is not there is passed over.
+    pub(crate) fn release(&self, index: u32) {
+        let mut used = lock(&self.used);
+        let slots = self.slots.load();
+        let place = &slots[slot(&slots, index)];
+        if place.load().as_ref().is_some_and(|entry| entry.index == index) {
+            place.store(None);
+            *used -= 1;
+        }
+    }
+
+    /// How many indices are in use.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        *lock(&self.used)
+    }
+}
+
+fn empty(len: usize) -> Slots {
+    (0..len).map(|_| ArcSwapOption::empty()).collect()
+}
+
+fn slot(slots: &[ArcSwapOption<Entry>], index: u32) -> usize {
+    index as usize & (slots.len() - 1)
+}
+
+fn doubled(slots: &Slots) -> Slots {
+    let wider = empty(slots.len() * 2);
+    for entry in slots.iter().filter_map(ArcSwapOption::load_full) {
+        wider[slot(&wider, entry.index)].store(Some(entry));
+    }
+    wider
+}

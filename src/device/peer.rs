@@ -1,0 +1,254 @@
+//! A peer: the fast state that every thread reads, and behind a lock the slow state.
+//!
+//! The data plane uses what is atomic here, and two locks that are held for a copy and never across
+//! the AEAD: the endpoint's and the staged packets'. It never locks `tunnel`.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+use arc_swap::ArcSwapOption;
+
+use super::lock;
+use crate::key::{PresharedKey, PublicKey};
+use crate::proto::constants::STAGED_PACKETS_MAX;
+use crate::proto::keypair::Keypair;
+use crate::proto::time::Instant;
+use crate::proto::timers::Timers;
+use crate::proto::tunnel::{Authenticated, Tunnel};
+use crate::udp::Source;
+
+/// Bytes of packets that wait for sessions, over all peers; beyond it new ones are dropped. Enough
+/// for 90 peers with 128 full packets each; a dead peer must not hold the memory of the others.
+pub(crate) const STAGED_BYTES_MAX: usize = 16 << 20;
+
+/// Where a peer is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// Its address.
+    pub(crate) address: SocketAddr,
+    /// The address of ours that it last wrote to.
+    pub(crate) source: Option<Source>,
+}
+
+/// What the control thread is to do for a peer; bits, so that asking twice is asking once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wish(u8);
+
+impl Wish {
+    /// Look at its timers: an earlier deadline was armed.
+    pub(crate) const TIMERS: Self = Self(1);
+    /// Start a handshake, unless one was started lately.
+    pub(crate) const HANDSHAKE: Self = Self(2);
+    /// The first packet on the next keypair has come: send on it from now on.
+    pub(crate) const CONFIRM: Self = Self(4);
+    /// Send a keepalive.
+    pub(crate) const KEEPALIVE: Self = Self(8);
+    /// It was removed: forget it.
+    pub(crate) const REMOVED: Self = Self(16);
+
+    /// Whether `other` is among these.
+    pub(crate) const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// A peer of a device.
+pub(crate) struct Peer {
+    /// Its place in [`super::Routes`], which is also what allowed IPs name.
+    pub(crate) slot: u32,
+    /// Peers are listed in the order of this.
+    pub(crate) added: u64,
+    /// Its name.
+    pub(crate) public_key: PublicKey,
+    /// Deadlines, stamped by the data path, read by the control path.
+    pub(crate) timers: Arc<Timers>,
+    /// The keypair to send with; `None` while there is no session.
+    pub(crate) sending: ArcSwapOption<Keypair>,
+    /// Bytes received in authenticated messages, as on the wire above UDP.
+    pub(crate) rx_bytes: AtomicU64,
+    /// Bytes sent, as on the wire above UDP.
+    pub(crate) tx_bytes: AtomicU64,
+    /// Until then its path takes no trains in one piece; nanoseconds as [`Instant`], 0 for never.
+    pub(crate) offload_refused_until: AtomicU64,
+    /// When the control thread will look at its timers next; nanoseconds, `u64::MAX` for never.
+    pub(crate) scheduled: AtomicU64,
+    /// The index whose first packet the [`Wish::CONFIRM`] is about.
+    pub(crate) confirmed_index: AtomicU32,
+    endpoint: RwLock<Option<Endpoint>>,
+    staged: Mutex<VecDeque<Box<[u8]>>>,
+    staged_count: AtomicU32,
+    /// Bytes staged over all peers of the device.
+    staged_bytes: Arc<AtomicU64>,
+    wishes: AtomicU8,
+    flush_wanted: AtomicBool,
+    removed: AtomicBool,
+    tunnel: Mutex<Tunnel>,
+}
+
+impl Peer {
+    /// A peer without a session; `staged_bytes` counts for all peers of the device.
+    pub(crate) fn new(slot: u32, added: u64, public_key: PublicKey, staged_bytes: Arc<AtomicU64>) -> Self {
+        let tunnel = Tunnel::new(public_key, PresharedKey::default());
+        Self {
+            slot,
+            added,
+            public_key,
+            timers: tunnel.timers().clone(),
+            sending: ArcSwapOption::empty(),
+            rx_bytes: AtomicU64::new(0),
+            tx_bytes: AtomicU64::new(0),
+            offload_refused_until: AtomicU64::new(0),
+            scheduled: AtomicU64::new(u64::MAX),
+            confirmed_index: AtomicU32::new(0),
+            endpoint: RwLock::new(None),
+            staged: Mutex::new(VecDeque::new()),
+            staged_count: AtomicU32::new(0),
+            staged_bytes,
+            wishes: AtomicU8::new(0),
+            flush_wanted: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
+            tunnel: Mutex::new(tunnel),
+        }
+    }
+
+    /// The slow state. For the control path and configuration only.
+    pub(crate) fn tunnel(&self) -> MutexGuard<'_, Tunnel> {
+        lock(&self.tunnel)
+    }
+
+    /// Where it is reached, if that is known.
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        *self.endpoint.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn write_endpoint(&self, change: impl FnOnce(&mut Option<Endpoint>)) {
+        change(&mut self.endpoint.write().unwrap_or_else(|poisoned| poisoned.into_inner()));
+    }
+
+    /// It was heard from there: the only way in which the network moves an endpoint.
+    /// [WP 2.1] Only an authenticated message may.
+    pub(crate) fn heard_from(&self, endpoint: Endpoint, _proof: &Authenticated) {
+        if self.endpoint() != Some(endpoint) {
+            self.write_endpoint(|held| *held = Some(endpoint));
+        }
+    }
+
+    /// The configuration says where it is. False if that was known already.
+    pub(crate) fn configure_endpoint(&self, address: SocketAddr) -> bool {
+        let changed = self.endpoint().is_none_or(|held| held.address != address);
+        if changed {
+            self.write_endpoint(|held| *held = Some(Endpoint { address, source: None }));
+        }
+        changed
+    }
+
+    /// Lets the routing choose where the next datagram leaves from. [KERNEL-STICKY]
+    pub(crate) fn clear_source(&self) {
+        if self.endpoint().is_some_and(|held| held.source.is_some()) {
+            self.write_endpoint(|held| {
+                if let Some(endpoint) = held {
+                    endpoint.source = None;
+                }
+            });
+        }
+    }
+
+    /// Whether packets wait for a session.
+    pub(crate) fn has_staged(&self) -> bool {
+        self.staged_count.load(Ordering::Acquire) != 0
+    }
+
+    /// Lets a packet wait for a session; an empty one is a keepalive. Returns how many packets were
+    /// dropped for it: the oldest beyond 128, or this one if all peers together hold too much.
+    /// [KERNEL-STAGED]
+    pub(crate) fn stage(&self, packet: &[u8]) -> u64 {
+        let mut staged = lock(&self.staged);
+        let mut dropped = 0;
+        if staged.len() >= STAGED_PACKETS_MAX
+            && let Some(oldest) = staged.pop_front()
+        {
+            self.staged_bytes.fetch_sub(oldest.len() as u64, Ordering::Relaxed);
+            dropped += 1;
+        }
+        let held = self.staged_bytes.fetch_add(packet.len() as u64, Ordering::Relaxed);
+        if held + packet.len() as u64 > STAGED_BYTES_MAX as u64 {
+            self.staged_bytes.fetch_sub(packet.len() as u64, Ordering::Relaxed);
+            dropped += 1;
+        } else {
+            staged.push_back(packet.into());
+        }
+        self.staged_count.store(staged.len() as u32, Ordering::Release);
+        dropped
+    }
+
+    /// Stages a keepalive if nothing is staged: what waits will do as well.
+    pub(crate) fn stage_keepalive(&self) {
+        let mut staged = lock(&self.staged);
+        if staged.is_empty() {
+            staged.push_back(Box::default());
+            self.staged_count.store(1, Ordering::Release);
+        }
+    }
+
+    /// Takes what waits, oldest first.
+    pub(crate) fn take_staged(&self) -> VecDeque<Box<[u8]>> {
+        let mut staged = lock(&self.staged);
+        self.staged_count.store(0, Ordering::Release);
+        let taken = std::mem::take(&mut *staged);
+        self.staged_bytes.fetch_sub(taken.iter().map(|packet| packet.len() as u64).sum(), Ordering::Relaxed);
+        taken
+    }
+
+    /// Adds to what the control thread is to do; true if it has to be told.
+    pub(crate) fn wish(&self, wish: Wish) -> bool {
+        self.wishes.load(Ordering::Relaxed) & wish.0 == 0 && self.wishes.fetch_or(wish.0, Ordering::AcqRel) == 0
+    }
+
+    /// What the control thread is to do, once.
+    pub(crate) fn take_wishes(&self) -> Wish {
+        Wish(self.wishes.swap(0, Ordering::AcqRel))
+    }
+
+    /// Asks the worker to flush what is staged; true if it has to be told.
+    pub(crate) fn want_flush(&self) -> bool {
+        !self.flush_wanted.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether a flush was wanted, once.
+    pub(crate) fn take_flush(&self) -> bool {
+        self.flush_wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// It is no peer any more. To be called and read with the tunnel locked, so that no handshake
+    /// in progress reserves an index for a peer that has gone.
+    pub(crate) fn mark_removed(&self) {
+        self.removed.store(true, Ordering::Release);
+    }
+
+    /// Whether it was removed.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    /// Whether its path takes trains in one piece, as far as is known.
+    pub(crate) fn takes_offload(&self, now: Instant) -> bool {
+        self.offload_refused_until.load(Ordering::Relaxed) <= now.as_nanos()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.take_staged();
+    }
+}
+
+/// As in logs: `peer(AbCd…wxyz)`, the first and last four characters of the key's base64.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.public_key.to_string();
+        write!(f, "peer({}…{})", &key[..4], &key[39..43])
+    }
+}
