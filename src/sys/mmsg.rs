@@ -198,6 +198,7 @@ impl ReceiveArray {
     /// What the last call received as its message number `index`.
     pub(crate) fn message(&self, index: usize) -> Message {
         let header = &self.messages.headers.items()[..self.used][index];
+        #[allow(clippy::unnecessary_cast, reason = "size_t with glibc, socklen_t with musl")]
         let control_len = (header.msg_hdr.msg_controllen as usize).min(CONTROL_LEN);
         Message {
             len: header.msg_len as usize,

@@ -217,7 +217,14 @@ impl UdpQueue for MemoryQueue {
         if !self.receives {
             return Vec::new();
         }
-        self.bound.inbox.waiting().wake = Some(wake);
+        let mut waiting = self.bound.inbox.waiting();
+        waiting.wake = Some(Arc::clone(&wake));
+        let early = !waiting.datagrams.is_empty();
+        drop(waiting);
+        // What came before anybody could be told is told now.
+        if early {
+            wake();
+        }
         vec![Readiness::Wake]
     }
 
@@ -262,6 +269,15 @@ impl UdpQueue for MemoryQueue {
     }
 }
 
+impl Drop for MemoryQueue {
+    /// Whoever was to be woken may own this queue: let go of each other.
+    fn drop(&mut self) {
+        if self.receives {
+            self.bound.inbox.waiting().wake = None;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
@@ -294,7 +310,7 @@ mod tests {
         let (mut a, mut b) = (a.queue().unwrap(), b.queue().unwrap());
         let woken = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&woken);
-        assert_eq!(b.readiness(Arc::new(move || drop(counter.fetch_add(1, Ordering::Relaxed)))), [Readiness::Wake]);
+        assert_eq!(b.readiness(Arc::new(move || _ = counter.fetch_add(1, Ordering::Relaxed))), [Readiness::Wake]);
 
         let data: Vec<u8> = (0..=255).collect();
         let to = SocketAddr::new(ip(B), 2);
@@ -304,6 +320,9 @@ mod tests {
         a.send(&[transmit(to, 100, &data), transmit(nowhere, 100, &data), transmit(v6, 100, &data)], &mut sent);
         assert_eq!(sent.map(|sent| (sent.bytes, sent.refused)), [(256, 0), (256, 0), (0, 3)]);
         assert_eq!(woken.load(Ordering::Relaxed), 3);
+        let early = Arc::clone(&woken);
+        b.readiness(Arc::new(move || _ = early.fetch_add(10, Ordering::Relaxed)));
+        assert_eq!(woken.load(Ordering::Relaxed), 13);
 
         let (mut buffers, received) = receive(&mut *b, 4);
         let [train] = received[..] else { panic!("{received:?}") };

@@ -156,3 +156,52 @@ fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn an_address_family_that_is_absent_is_no_error() {
+        for errno in [libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT, libc::EADDRNOTAVAIL] {
+            assert!(present::<()>(Err(io::Error::from_raw_os_error(errno))).unwrap().is_none());
+        }
+        for errno in [libc::EADDRINUSE, libc::EACCES, libc::EPERM, libc::EMFILE] {
+            assert!(present::<()>(Err(io::Error::from_raw_os_error(errno))).is_err());
+        }
+        assert!(present(Ok(())).unwrap().is_some());
+    }
+
+    /// "SO_REUSEADDR shares a port": ours is not shared, whatever the others ask for.
+    #[test]
+    fn a_port_is_not_shared() {
+        let pair = SocketPair::bind(0, 0).unwrap();
+        for domain in [Domain::IPV4, Domain::IPV6] {
+            let other = Socket::new(domain, Type::DGRAM, None).unwrap();
+            other.set_reuse_address(true).unwrap();
+            other.set_reuse_port(true).unwrap();
+            let any: IpAddr =
+                if domain == Domain::IPV4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let error = other.bind(&SocketAddr::new(any, pair.port).into()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+
+            other.bind(&SocketAddr::new(any, 0).into()).unwrap();
+            let taken = other.local_addr().unwrap().as_socket().unwrap().port();
+            assert_eq!(SocketPair::bind(taken, 0).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        }
+    }
+
+    #[test]
+    fn the_buffers_are_as_large_as_the_system_grants() {
+        let pair = SocketPair::bind(0, 0).unwrap();
+        let plain = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        plain.set_recv_buffer_size(SOCKET_BUFFER_LEN as usize).unwrap();
+        let granted = plain.recv_buffer_size().unwrap() as i32;
+        for socket in [&pair.v4, &pair.v6].into_iter().flatten() {
+            assert!(SocketOption::SO_RCVBUF.get(socket.fd()).unwrap() >= granted);
+            assert!(SocketOption::SO_SNDBUF.get(socket.fd()).unwrap() >= granted.min(2 * SOCKET_BUFFER_LEN));
+        }
+    }
+}
