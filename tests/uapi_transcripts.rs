@@ -1,0 +1,695 @@
+//! What is said on the UAPI socket: every error and its sign, framing, abuse (trust U-01…U-11), life and death of the
+//! socket. Against a device that only remembers; tests/uapi_clients.rs has the real clients.
+#![cfg(feature = "device")]
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod uapi_support;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use adit::device::config::{AllowedIpUpdate, Configure, PeerUpdate, Snapshot};
+use adit::uapi::set::{LINE_BYTES_MAX, PARSED_BYTES_MAX};
+use adit::uapi::{CONNECTIONS_MAX, Ended, Listener, get, set};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use uapi_support::{FakeDevice, PATIENCE, Served, alone, own_status, read_reply, read_to_end};
+
+const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+const K: &str = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c040";
+const ZEROS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// A reply must be there within this: the promise of U-02 is 100 ms, on a machine that does nothing else.
+const PROMPT: Duration = Duration::from_millis(100);
+/// [UAPI] Stopping takes no longer, whatever clients do.
+const STOP: Duration = Duration::from_secs(1);
+
+fn three_peers() -> String {
+    format!(
+        "private_key={K}\nlisten_port=51820\nfwmark=51\nreplace_peers=true\n\
+         public_key={A}\npreshared_key={B}\nendpoint=192.0.2.1:51820\npersistent_keepalive_interval=25\n\
+         replace_allowed_ips=true\nallowed_ip=10.0.0.0/24\nallowed_ip=fd00::/64\n\
+         public_key={B}\nendpoint=[2001:db8::1]:51820\nreplace_allowed_ips=true\nallowed_ip=10.0.1.0/24\n\
+         public_key={}\nupdate_only=true\n",
+        "dd".repeat(32)
+    )
+}
+
+/// [UAPI] Every reply has the sign and number of wireguard-go's.
+#[test]
+fn replies_are_those_of_wireguard_go() {
+    let record = include_str!("../vectors/uapi_wireguard_go.txt");
+    let served = Served::new();
+    let mut rows = 0;
+    for row in record.lines().filter(|row| !row.starts_with('#')) {
+        let mut columns = row.splitn(3, '\t');
+        let (theirs, ours) = (columns.next().unwrap(), columns.next().unwrap());
+        let body = uapi_support::expand(columns.next().unwrap());
+        let expected = if ours == "=" { theirs } else { ours };
+        assert_eq!(served.set(&body), format!("errno={expected}\n\n"), "{row}");
+        rows += 1;
+    }
+    assert!(rows > 140, "{rows}");
+}
+
+/// [UAPI] Framing: what is answered, what is closed without a word, what is answered and then closed.
+#[test]
+fn framing_table() {
+    let served = Served::new();
+    let check = |request: &[u8], expected: &str| {
+        assert_eq!(served.ask(request), expected, "{:?}", String::from_utf8_lossy(&request[..request.len().min(80)]));
+    };
+    // Nothing, or nothing known: no reply.
+    for request in [
+        "",
+        "\n",
+        "foo\n",
+        "get\n",
+        "get=2\n\n",
+        "get=1 \n\n",
+        " get=1\n\n",
+        "GET=1\n\n",
+        "\nget=1\n\n",
+        "get=1\r\n\r\n",
+        "set=1\r\n\r\n",
+        "set=2\n\n",
+        "set=1",
+        "get=1",
+        "get=1\n",
+        "errno=0\n\n",
+        "set=1x\n\n",
+    ] {
+        check(request.as_bytes(), "");
+    }
+    check(b"\xff\xfe\n", "");
+    check(&[b'a'; 200_000], "");
+    // A get takes nothing.
+    check(b"get=1\n\n", "errno=0\n\n");
+    check(b"get=1\nprivate_key\n\nget=1\n\n", "errno=-22\n\n");
+    check(b"get=1\n\r\n", "errno=-22\n\n");
+    // A set, right and wrong.
+    check(b"set=1\n\n", "errno=0\n\n");
+    check(b"set=1\nfwmark=0\n\n", "errno=0\n\n");
+    check(b"set=1\nfwmark=0\r\n\r\n", "errno=0\n\n");
+    check(b"set=1\nfwmark\n\n", "errno=-71\n\n");
+    check(b"set=1\nfwmark=x\n\n", "errno=-22\n\n");
+    check(b"set=1\nfw\0mark=1\n\n", "errno=-22\n\n");
+    check(b"set=1\nfwmark=1\0\n\n", "errno=-22\n\n");
+    check(b"set=1\n\xff\xfe=1\n\n", "errno=-22\n\n");
+    check(b"set=1\nendpoint=\xff\n\n", "errno=-22\n\n");
+    check(b"set=1\n\xff\xfe\n\n", "errno=-71\n\n");
+    // Not finished: not applied, whether what came was right or wrong.
+    check(b"set=1\n", "errno=-22\n\n");
+    check(b"set=1\nfwmark=9\n", "errno=-22\n\n");
+    check(b"set=1\nfwmark=9", "errno=-22\n\n");
+    check(b"set=1\nfwmark\n", "errno=-71\n\n");
+    assert_eq!(served.get(), "errno=0\n\n");
+}
+
+/// [UAPI] U-08: several operations on one connection, also when they arrive together or follow a wrong one.
+#[test]
+fn pipelined_operations_are_all_answered() {
+    let served = Served::new();
+    let check = |request: &str, expected: &str| assert_eq!(served.ask(request), expected, "{request:?}");
+    check("set=1\nfwmark=1\n\nget=1\n\n", "errno=0\n\nfwmark=1\nerrno=0\n\n");
+    check(
+        "get=1\n\nget=1\n\nset=1\nfwmark=2\n\nget=1\n\n",
+        concat!("fwmark=1\nerrno=0\n\n", "fwmark=1\nerrno=0\n\n", "errno=0\n\n", "fwmark=2\nerrno=0\n\n"),
+    );
+    check("set=1\nfoo=1\nfwmark=3\n\nget=1\n\n", "errno=-22\n\nfwmark=2\nerrno=0\n\n");
+    check("set=1\n\nset=1\n\nset=1\n\nfoo\nget=1\n\n", "errno=0\n\nerrno=0\n\nerrno=0\n\n");
+    // The same, with pauses for a reply in between.
+    let mut stream = served.connect();
+    for mark in 1..100 {
+        stream.write_all(format!("set=1\nfwmark={mark}\n\n").as_bytes()).unwrap();
+        assert_eq!(read_reply(&mut stream), "errno=0\n\n");
+        stream.write_all(b"get=1\n\n").unwrap();
+        assert_eq!(read_reply(&mut stream), format!("fwmark={mark}\nerrno=0\n\n"));
+    }
+}
+
+/// [UAPI] A set's reply arrives in one piece: wgctrl reads once, 32 bytes.
+#[test]
+fn a_set_is_answered_in_one_write() {
+    let served = Served::new();
+    for body in ["", "foo=1\n"] {
+        let mut stream = served.connect();
+        stream.write_all(format!("set=1\n{body}\n").as_bytes()).unwrap();
+        let mut reply = [0; 32];
+        let len = stream.read(&mut reply).unwrap();
+        assert!(reply[..len].starts_with(b"errno=") && reply[..len].ends_with(b"\n\n"));
+    }
+}
+
+/// [UAPI] A wrong line is answered at once: the client need not come to an end.
+#[test]
+fn a_wrong_line_is_answered_before_the_request_ends() {
+    let served = Served::new();
+    let mut stream = served.connect();
+    stream.write_all(b"set=1\nfoo=1\n").unwrap();
+    assert_eq!(read_reply(&mut stream), "errno=-22\n\n");
+    stream.write_all(b"fwmark=1\nbar\n\nget=1\n\n").unwrap();
+    assert_eq!(read_reply(&mut stream), "errno=0\n\n", "what followed the wrong line was not applied");
+}
+
+/// [UAPI] A request is applied wholly or not at all: a difference from wireguard-go.
+#[test]
+fn a_wrong_line_leaves_nothing_applied() {
+    let served = Served::new();
+    assert_eq!(served.set(&three_peers()), "errno=0\n\n");
+    let before = served.get();
+    for wrong in ["foo=1", "fwmark", "allowed_ip=10.0.0.0", "listen_port=1", "remove=false", "="] {
+        let body = format!("fwmark=99\nreplace_peers=true\npublic_key={A}\nremove=true\n{wrong}\n");
+        assert!(served.set(&body).starts_with("errno=-"), "{wrong}");
+        assert_eq!(served.get(), before, "{wrong}");
+    }
+}
+
+/// [UAPI] What the device refuses.
+#[test]
+fn the_devices_errors_are_mapped() {
+    let served = Served::new();
+    served.device.refuses.store(true, Ordering::SeqCst);
+    assert_eq!(served.set("listen_port=1\n"), "errno=-98\n\n");
+    assert_eq!(served.set("fwmark=1\n"), "errno=-98\n\n");
+    assert_eq!(served.set(""), "errno=-55\n\n");
+}
+
+/// U-01: a client that goes away after any byte of a request leaves the device as it was.
+#[test]
+fn u_01_disconnect_at_every_byte() {
+    let served = Served::new();
+    let request = format!("set=1\n{}\n", three_peers());
+    for len in 0..request.len() {
+        let mut stream = served.connect();
+        stream.write_all(&request.as_bytes()[..len]).unwrap();
+        drop(stream);
+    }
+    // Accepted in order, and each thread has then only to reach its end.
+    assert_eq!(served.get(), "errno=0\n\n");
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(served.device.applied.load(Ordering::SeqCst), 0);
+    assert_eq!(served.ask(&request), "errno=0\n\n");
+    assert_eq!(served.device.applied.load(Ordering::SeqCst), 1);
+}
+
+/// U-02: stalled clients hold up neither others nor the end.
+#[test]
+fn u_02_slow_loris() {
+    let mut served = Served::new();
+    let starts: [&[u8]; 5] = [b"", b"s", b"get=1\n", b"set=1\n", b"set=1\nprivate_key=00"];
+    let stalled: Vec<_> = (0..100)
+        .map(|index| {
+            let mut stream = served.connect();
+            stream.write_all(starts[index % starts.len()]).unwrap();
+            stream
+        })
+        .collect();
+    let fastest = (0..20)
+        .map(|_| {
+            let start = Instant::now();
+            assert_eq!(served.get(), "errno=0\n\n");
+            assert_eq!(served.set(""), "errno=0\n\n");
+            start.elapsed()
+        })
+        .min()
+        .unwrap();
+    assert!(fastest < PROMPT, "{fastest:?}");
+    let start = Instant::now();
+    served.stop();
+    assert!(start.elapsed() < STOP, "{:?}", start.elapsed());
+    assert!(!served.path.exists());
+    for stream in stalled {
+        let reply = read_to_end(stream);
+        assert!(reply.is_empty() || reply == "errno=-22\n\n", "{reply:?}");
+    }
+}
+
+/// Beyond the bound, clients wait for their turn; nobody is turned away.
+#[test]
+fn connections_beyond_the_bound_wait() {
+    let served = Served::new();
+    let mut open: Vec<_> = (0..CONNECTIONS_MAX).map(|_| served.connect()).collect();
+    for stream in &mut open {
+        stream.write_all(b"get=1\n\n").unwrap();
+        assert_eq!(read_reply(stream), "errno=0\n\n");
+    }
+    let mut waiting = served.connect();
+    waiting.write_all(b"get=1\n\n").unwrap();
+    waiting.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(waiting.read(&mut [0]).is_err(), "served beyond the bound");
+    drop(open.pop());
+    waiting.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(read_reply(&mut waiting), "errno=0\n\n");
+}
+
+/// A set that takes long holds up other sets, but no get, and not the end.
+#[test]
+fn sets_are_serialised_and_gets_are_not() {
+    let mut served = Served::new();
+    served.device.hold(true);
+    let mut first = served.connect();
+    first.write_all(b"set=1\nfwmark=1\n\n").unwrap();
+    while served.device.applied.load(Ordering::SeqCst) == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut second = served.connect();
+    second.write_all(b"set=1\nfwmark=2\n\n").unwrap();
+    assert_eq!(served.get(), "errno=0\n\n");
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(served.device.applied.load(Ordering::SeqCst), 1, "two sets at once");
+    served.device.hold(false);
+    assert_eq!((read_reply(&mut first), read_reply(&mut second)), ("errno=0\n\n".into(), "errno=0\n\n".into()));
+    assert_eq!(served.get(), "fwmark=2\nerrno=0\n\n");
+    served.device.hold(true);
+    first.write_all(b"set=1\nfwmark=3\n\n").unwrap();
+    while served.device.applied.load(Ordering::SeqCst) == 2 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let start = Instant::now();
+    served.stop();
+    assert!(start.elapsed() < STOP, "{:?}", start.elapsed());
+}
+
+/// A client that asks and does not read holds no lock and does not delay the end.
+#[test]
+fn a_get_that_is_not_read_blocks_nobody() {
+    let mut served = Served::new();
+    let peers: String = (0..5000).map(|index| format!("public_key={index:064x}\nallowed_ip=10.0.0.0/8\n")).collect();
+    assert_eq!(served.set(&peers), "errno=0\n\n");
+    let mut deaf = served.connect();
+    deaf.write_all(b"get=1\n\n").unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(served.set("fwmark=1\n"), "errno=0\n\n");
+    assert!(served.get().ends_with("allowed_ip=10.0.0.0/8\nerrno=0\n\n"));
+    let start = Instant::now();
+    served.stop();
+    assert!(start.elapsed() < STOP, "{:?}", start.elapsed());
+}
+
+/// [UAPI] U-03: lines of any length.
+#[test]
+fn a_line_that_is_too_long_is_an_input_error() {
+    let served = Served::new();
+    let check = |key: usize, rest: &str, expected: &str| {
+        assert_eq!(served.ask(format!("set=1\n{}{rest}", "a".repeat(key))), expected, "{key}");
+    };
+    check(LINE_BYTES_MAX - 3, "=1\n\nget=1\n\n", "errno=-22\n\nerrno=0\n\n");
+    check(LINE_BYTES_MAX - 2, "=1\n\nget=1\n\n", "errno=-5\n\n");
+    check(5 * LINE_BYTES_MAX, "=1\n\nget=1\n\n", "errno=-5\n\n");
+    check(5 * LINE_BYTES_MAX, "", "errno=-5\n\n");
+}
+
+/// U-03: memory is bounded whatever is sent: a gibibyte without a line's end, and more valid lines than the bound.
+#[test]
+fn u_03_memory_is_bounded() {
+    if !alone("u_03_memory_is_bounded", "") {
+        return;
+    }
+    let served = Served::new();
+    let flood = |piece: &[u8], times: usize| {
+        let mut stream = served.connect();
+        stream.write_all(b"set=1\n").unwrap();
+        for _ in 0..times {
+            stream.write_all(piece).unwrap();
+        }
+        stream.write_all(b"\n\n").unwrap();
+        read_to_end(stream)
+    };
+    let before = own_status("VmRSS:");
+    assert_eq!(flood(&[b'a'; 1 << 20], 1 << 10), "errno=-5\n\n");
+    let grown = own_status("VmHWM:") - before;
+    assert!(grown < 16 << 10, "{grown} KiB for an endless line");
+    let start = Instant::now();
+    let peer = format!("public_key={A}\n");
+    assert_eq!(flood(format!("{peer}{}", "allowed_ip=10.0.0.0/8\n".repeat(50_000)).as_bytes(), 300), "errno=-12\n\n");
+    let grown = own_status("VmHWM:") - before;
+    assert!(grown < (2 * PARSED_BYTES_MAX as u64) >> 10, "{grown} KiB for endless lines");
+    println!("endless lines: {grown} KiB at most, {:?}; bound {} KiB", start.elapsed(), PARSED_BYTES_MAX >> 10);
+    assert_eq!(served.device.applied.load(Ordering::SeqCst), 0);
+}
+
+/// U-05, U-06: the sizes that must work, through the parser alone.
+#[test]
+fn u_05_u_06_large_requests_are_parsed_in_bounded_memory() {
+    use std::fmt::Write as _;
+    let mut body = String::from("replace_peers=true\n");
+    for index in 0..100_000_u32 {
+        let [_, b, c, d] = index.to_be_bytes();
+        writeln!(
+            body,
+            "public_key={index:064x}\npreshared_key={A}\nendpoint=192.0.2.1:51820\nreplace_allowed_ips=true\n\
+             allowed_ip=10.{b}.{c}.{d}/32\nallowed_ip=fd00::{b:x}:{c:x}{d:02x}/128"
+        )
+        .unwrap();
+    }
+    let start = Instant::now();
+    let update = set::parse(body.as_bytes()).unwrap();
+    println!("100,000 peers, {} bytes: {:?}", body.len(), start.elapsed());
+    assert_eq!(update.peers.len(), 100_000);
+    let bytes: usize =
+        update.peers.iter().map(|peer| peer.allowed_ips.capacity() * size_of::<AllowedIpUpdate>()).sum::<usize>()
+            + update.peers.capacity() * size_of::<PeerUpdate>();
+    assert!(bytes < 2 * 100_000 * (size_of::<PeerUpdate>() + 2 * size_of::<AllowedIpUpdate>()), "{bytes}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+
+    let mut body = format!("public_key={A}\n");
+    for index in 0..130_560_u32 {
+        let [_, b, c, d] = index.to_be_bytes();
+        writeln!(body, "allowed_ip=10.{b}.{c}.{d}/32").unwrap();
+    }
+    assert_eq!(set::parse(body.as_bytes()).unwrap().peers[0].allowed_ips.len(), 130_560);
+}
+
+/// U-05: the whole way: 100,000 peers in one set, dumped, removed.
+#[test]
+fn u_05_a_hundred_thousand_peers() {
+    let served = Served::new();
+    let peers: String = (0..100_000_u32)
+        .map(|index| format!("public_key={index:064x}\nallowed_ip=::{:x}:{:x}/128\n", index >> 16, index & 0xffff))
+        .collect();
+    assert_eq!(served.set(&peers), "errno=0\n\n");
+    let dump = served.get();
+    assert_eq!(dump.matches("public_key=").count(), 100_000);
+    assert!(dump.ends_with("allowed_ip=::1:869f/128\nerrno=0\n\n"));
+    assert_eq!(served.set("replace_peers=true\n"), "errno=0\n\n");
+    assert_eq!(served.get(), "errno=0\n\n");
+}
+
+/// [UAPI] U-10: whatever happens to the file, the owner hears of it once, and another's file is left alone.
+#[test]
+fn u_10_socket_removed_or_replaced() {
+    let check = |what: &str, change: &dyn Fn(&std::path::Path)| {
+        let mut served = Served::new();
+        assert_eq!(served.get(), "errno=0\n\n");
+        change(&served.path);
+        let why = served.ended.recv_timeout(STOP);
+        assert!(matches!(why, Ok(Ended::Removed)), "{what}: {why:?}");
+        let left = served.path.exists();
+        served.stop();
+        assert_eq!(served.path.exists(), left, "{what}");
+        assert!(served.ended.recv().is_err(), "{what}: said once");
+    };
+    check("removed", &|path| std::fs::remove_file(path).unwrap());
+    check("moved", &|path| std::fs::rename(path, path.with_extension("moved")).unwrap());
+    check("replaced by a file", &|path| {
+        let other = path.with_extension("other");
+        std::fs::write(&other, b"").unwrap();
+        std::fs::rename(&other, path).unwrap();
+    });
+    check("replaced by a socket", &|path| {
+        std::fs::remove_file(path).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+    });
+    check("its directory removed", &|path| std::fs::remove_dir_all(path.parent().unwrap()).unwrap());
+}
+
+/// A socket that was removed between the two processes of a daemon's start is noticed as well.
+#[test]
+fn removed_before_it_was_watched() {
+    let directory = std::env::temp_dir().join(format!("adit-uapi-early-{}", std::process::id()));
+    let fd = Listener::bind(&directory, "wg0").unwrap().into_fd().unwrap();
+    std::fs::remove_file(directory.join("wg0.sock")).unwrap();
+    let served = Served::at(Listener::inherit(fd, &directory, "wg0").unwrap(), directory);
+    assert!(matches!(served.ended.recv_timeout(STOP), Ok(Ended::Removed)));
+}
+
+#[test]
+fn an_inherited_socket_serves_those_who_came_before() {
+    let directory = std::env::temp_dir().join(format!("adit-uapi-inherited-{}", std::process::id()));
+    let fd = Listener::bind(&directory, "wg0").unwrap().into_fd().unwrap();
+    let mut early = UnixStream::connect(directory.join("wg0.sock")).unwrap();
+    early.write_all(b"get=1\n\n").unwrap();
+    let served = Served::at(Listener::inherit(fd, &directory, "wg0").unwrap(), directory);
+    assert_eq!(read_reply(&mut early), "errno=0\n\n");
+    assert_eq!(served.get(), "errno=0\n\n");
+}
+
+/// F-21: a panic while a set is applied ends the serving, and says so.
+#[test]
+fn f_21_a_panic_is_reported() {
+    let served = Served::new();
+    served.device.panics.store(true, Ordering::SeqCst);
+    assert_eq!(served.set(""), "");
+    assert!(matches!(served.ended.recv_timeout(STOP), Ok(Ended::Panicked)));
+}
+
+/// S-50: only the owner can use the socket, whatever the umask is.
+#[test]
+fn s_50_permissions_under_umask_000() {
+    if !alone("s_50_permissions_under_umask_000", "umask 000") {
+        return;
+    }
+    let served = Served::new();
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&served.path), 0o600);
+    assert_eq!(mode(served.path.parent().unwrap()), 0o755);
+}
+
+#[test]
+fn s_50_permissions_under_umask_777() {
+    if !alone("s_50_permissions_under_umask_777", "umask 777") {
+        return;
+    }
+    let directory = std::env::temp_dir();
+    let name = format!("adit-umask-{}", std::process::id());
+    let listener = Listener::bind(directory, name).unwrap();
+    let mode = std::fs::metadata(listener.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+}
+
+/// F-05: without a free descriptor nothing spins and nothing is lost; with one again, clients are served.
+#[test]
+fn f_05_descriptors_exhausted() {
+    if !alone("f_05_descriptors_exhausted", "ulimit -n 40") {
+        return;
+    }
+    let served = Served::new();
+    let stat = std::fs::File::open("/proc/self/stat").unwrap();
+    // Fields 14 and 15: the processor time of all threads, in hundredths of a second.
+    let ticks = || -> u64 {
+        let mut text = [0; 1024];
+        let len = std::os::unix::fs::FileExt::read_at(&stat, &mut text, 0).unwrap();
+        let text = std::str::from_utf8(&text[..len]).unwrap();
+        text.split_ascii_whitespace().skip(13).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+    };
+    let mut open = Vec::new();
+    while let Ok(stream) = UnixStream::connect(&served.path) {
+        open.push(stream);
+    }
+    assert!(open.len() > 10);
+    let before = ticks();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(ticks() - before < 10, "busy with nothing: {} of 50 ticks", ticks() - before);
+    drop(open);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(served.get(), "errno=0\n\n");
+}
+
+/// [UAPI] U-11: 10,000 clients that connect and leave without a byte, as `wg show interfaces` does, leave no trace.
+#[test]
+fn u_11_ten_thousand_connects() {
+    if !alone("u_11_ten_thousand_connects", "") {
+        return;
+    }
+    let served = Served::new();
+    let resources = || (std::fs::read_dir("/proc/self/fd").unwrap().count(), own_status("Threads:"));
+    assert_eq!(served.get(), "errno=0\n\n");
+    std::thread::sleep(Duration::from_millis(100));
+    let before = resources();
+    let start = Instant::now();
+    for _ in 0..10_000 {
+        drop(served.connect());
+    }
+    println!("10,000 connects: {:?}", start.elapsed());
+    assert_eq!(served.get(), "errno=0\n\n");
+    let deadline = Instant::now() + PATIENCE;
+    while resources() != before {
+        assert!(Instant::now() < deadline, "{before:?} → {:?}", resources());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Nobody there, nothing to do: no thread wakes up, also not for a connection that says nothing.
+#[test]
+fn idle_is_silent() {
+    if !alone("idle_is_silent", "") {
+        return;
+    }
+    let served = Served::new();
+    let _silent = served.connect();
+    assert_eq!(served.get(), "errno=0\n\n");
+    std::thread::sleep(Duration::from_millis(300));
+    let switches = || -> Vec<(String, String)> {
+        let mut all: Vec<_> = std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap())
+            .filter(|status| ["Name:\tuapi\n", "Name:\tuapi-client\n"].iter().any(|name| status.starts_with(name)))
+            .map(|status| {
+                let line = |field| status.lines().find(|line| line.starts_with(field)).unwrap().to_owned();
+                (line("Pid:"), line("voluntary_ctxt_switches:"))
+            })
+            .collect();
+        all.sort();
+        all
+    };
+    let before = switches();
+    assert_eq!(before.len(), 2, "{before:?}");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(switches(), before);
+}
+
+/// S-51: no key, and no line that could be one, is logged.
+#[cfg(feature = "daemon")]
+#[test]
+fn s_51_no_key_in_the_log() {
+    use std::sync::{Arc, Mutex};
+    if !alone("s_51_no_key_in_the_log", "") {
+        return;
+    }
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).init();
+    let served = Served::new();
+    let base64 = "qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqo=";
+    for body in [
+        three_peers(),
+        format!("private_key={}\n", &A[1..]),
+        format!("private_key={base64}\n"),
+        format!("{base64}\n"),
+        format!("{A}\n"),
+        format!("{A}={B}\n"),
+        format!("public_key={A}\npreshared_key={B}0\n"),
+    ] {
+        served.set(&body);
+    }
+    served.device.refuses.store(true, Ordering::SeqCst);
+    served.set(&three_peers());
+    served.ask(format!("get=1\n{A}\n\n"));
+    served.ask(format!("{A}\n"));
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("errno=-22") && log.contains("errno=-98"), "{log}");
+    for secret in ["aaaaaaaa", "bbbbbbbb", "c0c0c0c0", "qqqqqqqq"] {
+        assert!(!log.contains(secret), "{log}");
+    }
+}
+
+/// The text of a get, turned into a set that makes the same.
+fn as_set(dump: &str) -> String {
+    let mut body = String::from("replace_peers=true\n");
+    for line in dump.lines() {
+        match line.split_once('=').unwrap_or_default().0 {
+            "" | "errno" | "last_handshake_time_sec" | "last_handshake_time_nsec" | "rx_bytes" | "tx_bytes" => {}
+            "public_key" => body.extend([line, "\nreplace_allowed_ips=true\n"]),
+            _ => body.extend([line, "\n"]),
+        }
+    }
+    body
+}
+
+fn dump(snapshot: &Snapshot) -> String {
+    let mut text = Vec::new();
+    get::write(snapshot, &mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+/// Lines that are mostly right, over few keys and prefixes, so that they meet.
+fn body() -> impl Strategy<Value = String> {
+    let key = || {
+        prop::sample::select(vec![A, B, K, ZEROS, "dd00000000000000000000000000000000000000000000000000000000000001"])
+    };
+    let prefix = prop_oneof![
+        (0..4_u8, 0..4_u8, 0..33_u8).prop_map(|(a, d, len)| format!("10.{a}.0.{d}/{len}")),
+        (0..4_u8, 0..129_u8).prop_map(|(a, len)| format!("fd00::{a:x}/{len}")),
+    ];
+    let peer_line = prop_oneof![
+        4 => (any::<bool>(), prefix).prop_map(|(minus, it)| format!("allowed_ip={}{it}", if minus { "-" } else { "" })),
+        2 => key().prop_map(|it| format!("public_key={it}")),
+        1 => key().prop_map(|it| format!("preshared_key={it}")),
+        1 => any::<u16>().prop_map(|it| format!("persistent_keepalive_interval={it}")),
+        1 => any::<std::net::SocketAddrV4>().prop_map(|it| format!("endpoint={it}")),
+        1 => (any::<std::net::Ipv6Addr>(), any::<u16>()).prop_map(|(it, port)| format!("endpoint=[{it}%lo]:{port}")),
+        1 => prop::sample::select(vec!["remove=true", "update_only=true", "replace_allowed_ips=true", "protocol_version=1"])
+            .prop_map(str::to_owned),
+    ];
+    let device_line = prop_oneof![
+        key().prop_map(|it| format!("private_key={it}")),
+        any::<u16>().prop_map(|it| format!("listen_port={it}")),
+        any::<u32>().prop_map(|it| format!("fwmark={it}")),
+        Just("replace_peers=true".to_owned()),
+    ];
+    let lines = (prop::collection::vec(device_line, 0..4), key(), prop::collection::vec(peer_line, 0..30));
+    lines.prop_map(|(device, first, peer)| {
+        let mut body = device.join("\n");
+        body.push_str(&format!("\npublic_key={first}\n"));
+        body.push_str(&peer.join("\n"));
+        body.trim_start().to_owned()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        // A failure prints its seed and is kept here, to be tried first the next time.
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/uapi_transcripts.regressions"))),
+        ..ProptestConfig::default()
+    })]
+
+    /// [UAPI] Z-05: what a get says, set again, changes nothing; and set on another device, makes the same.
+    #[test]
+    fn z_05_get_of_set_is_idempotent(bodies in prop::collection::vec(body(), 1..4)) {
+        let device = FakeDevice::default();
+        for body in &bodies {
+            device.apply(set::parse(body.as_bytes()).unwrap()).unwrap();
+        }
+        let first = dump(&device.snapshot());
+        device.touch(|peer| {
+            peer.rx_bytes = 7;
+            peer.last_handshake = Some(Duration::from_secs(7));
+        });
+        let touched = dump(&device.snapshot());
+        let again = as_set(&touched);
+        device.apply(set::parse(again.as_bytes()).unwrap()).unwrap();
+        prop_assert_eq!(&dump(&device.snapshot()), &touched, "traffic and order survive");
+        let other = FakeDevice::default();
+        other.apply(set::parse(as_set(&first).as_bytes()).unwrap()).unwrap();
+        prop_assert_eq!(dump(&other.snapshot()), first);
+    }
+
+    /// Z-05: no bytes make the parser panic, and none that it refuses have an errno that is not negative.
+    #[test]
+    fn z_05_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200), body in body(), at in any::<prop::sample::Index>()) {
+        let mut mixed = body.into_bytes();
+        let at = at.index(mixed.len() + 1);
+        mixed.splice(at..at, bytes.iter().copied());
+        for text in [&bytes, &mixed] {
+            if let Err(error) = set::parse(text) {
+                prop_assert!(error.errno() < 0);
+            }
+        }
+    }
+}
+
+/// A shut-down write side ends a connection only after what was asked has been answered.
+#[test]
+fn half_closed_clients_get_their_replies() {
+    let served = Served::new();
+    let mut stream = served.connect();
+    stream.write_all(b"get=1\n\nset=1\nfwmark=1\n\n").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(stream), "errno=0\n\nerrno=0\n\n");
+}
