@@ -1,7 +1,421 @@
 //! One interface, from its making to its end.
-use super::arguments::DaemonArguments;
+//!
+//! ```text
+//! TUN device ─▶ UAPI socket ─┬─ background ─▶ another process goes on from here; end when it serves
+//!                            └─ foreground ─▶ capabilities ─▶ device ─▶ server ─▶ "serving" ─▶ wait ─▶ end
+//! ```
+//!
+//! - Both edges exist before anybody is told of either, and the one who started the program is told
+//!   last: what follows it in a script finds an interface and a socket that answers.
+//! - Whatever fails is undone by dropping what was made: nothing is left behind.
+//! - The end comes by SIGTERM, SIGINT or SIGHUP, by removing the socket, or by deleting the interface,
+//!   and takes no longer than [`END_LIMIT`], whatever hangs.
+//! - Threads have only the capabilities in [`KEPT`]: the others are given up before threads start,
+//!   and after everything was opened that needed them.
+
 use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
-pub(super) fn main(_arguments: DaemonArguments, _words: &[OsString]) -> ExitCode {
-    ExitCode::FAILURE
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::arguments::DaemonArguments;
+use super::background::{self, Answer};
+use super::environment::{self, Environment, EnvironmentError};
+use super::logging::{self, LogLevel};
+use super::notify::Notifier;
+use crate::device::{CloseReason, Device};
+use crate::sys::capabilities::{self, Capabilities};
+use crate::sys::process;
+use crate::sys::signal::Signals;
+use crate::tun::Tun;
+use crate::tun::linux::{LinuxTun, OpenError};
+use crate::uapi::{Ended, ListenError, Listener, Server, serve, socket};
+use crate::udp::linux::LinuxUdp;
+
+/// How long the end may take: promised is a second, and the log wants some of it.
+const END_LIMIT: Duration = Duration::from_millis(800);
+/// How long to wait for a daemon of the same interface that is ending: as long as its end may take.
+const PREDECESSOR_LIMIT: Duration = Duration::from_secs(1);
+/// How long to wait before looking again whether it has gone.
+const PREDECESSOR_PAUSE: Duration = Duration::from_millis(10);
+/// How long the last lines may take to be written.
+const FLUSH_LIMIT: Duration = Duration::from_millis(100);
+
+/// What the running daemon needs: NET_ADMIN to set marks on sockets and buffers beyond the system's
+/// limits whenever the port is bound again, and NET_BIND_SERVICE when that is a low port.
+const KEPT: Capabilities = capabilities::NET_ADMIN.union(capabilities::NET_BIND_SERVICE);
+
+/// Signals that end the daemon. SIGHUP is the end of the terminal that a foreground process has.
+const ENDING_SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
+/// Why there is no interface, or no longer one.
+#[derive(Debug)]
+enum Failure {
+    Environment(EnvironmentError),
+    Descriptor { variable: &'static str, number: RawFd, error: io::Error },
+    Tun(OpenError),
+    Uapi(ListenError),
+    Serve(io::Error),
+    Signals(io::Error),
+    Start(io::Error),
+    Background(String),
+    Device(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Environment(error) => write!(f, "{error}"),
+            Self::Descriptor { variable, number, error } => {
+                write!(f, "{variable}={number} cannot be used: {error}; hand an open descriptor over, or unset it")
+            }
+            Self::Tun(error @ OpenError::NameTaken(name)) => {
+                write!(
+                    f,
+                    "Failed to create TUN device: {error}: choose another name, or end what has it (ip link del {name})"
+                )
+            }
+            Self::Tun(error) => write!(f, "Failed to create TUN device: {}", Chain(error)),
+            Self::Uapi(error @ ListenError::InUse(path)) => {
+                write!(
+                    f,
+                    "Failed to open UAPI socket: {error}: end the daemon that answers there (rm {})",
+                    path.display()
+                )
+            }
+            Self::Uapi(error) => write!(f, "Failed to open UAPI socket: {}", Chain(error)),
+            Self::Serve(error) => write!(f, "Failed to listen on UAPI socket: {error}"),
+            Self::Signals(error) => write!(f, "Failed to set up signals: {error}"),
+            Self::Start(error) => write!(f, "Failed to start the device: {error}"),
+            Self::Background(reason) => f.write_str(reason),
+            Self::Device(reason) => write!(f, "The device failed: {reason}"),
+        }
+    }
+}
+
+/// An error with all that led to it, in one line.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = self.0.to_string();
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            // Some errors already say their source.
+            let text = error.to_string();
+            if !line.ends_with(&text) {
+                line += ": ";
+                line += &text;
+            }
+            source = error.source();
+        }
+        f.write_str(&line)
+    }
+}
+
+/// Why a daemon ends.
+enum End {
+    Signal(libc::c_int),
+    Uapi(Ended),
+    Device(CloseReason),
+}
+
+/// How to serve, as the command line and the environment say together.
+struct Settings {
+    interface: String,
+    foreground: bool,
+    level: LogLevel,
+    /// Somebody asked for log lines, so a background process keeps standard error.
+    wants_log: bool,
+    dumpable: bool,
+    notify_socket: Option<OsString>,
+}
+
+/// What was handed over by number.
+#[derive(Default)]
+struct Handed {
+    tun: Option<OwnedFd>,
+    uapi: Option<OwnedFd>,
+    ready: Option<OwnedFd>,
+}
+
+impl Handed {
+    fn adopt(environment: &Environment) -> Result<Self, Failure> {
+        let adopt = |variable, number: Option<RawFd>| match number.map(|number| (number, process::adopt(number))) {
+            None => Ok(None),
+            Some((_, Ok(fd))) => Ok(Some(fd)),
+            Some((number, Err(error))) => Err(Failure::Descriptor { variable, number, error }),
+        };
+        Ok(Self {
+            tun: adopt(environment::TUN_FD, environment.tun_fd)?,
+            uapi: adopt(environment::UAPI_FD, environment.uapi_fd)?,
+            ready: adopt(environment::READY_FD, environment.ready_fd)?,
+        })
+    }
+}
+
+/// Serves an interface, here or in the background. `words` is the whole command line.
+pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
+    // Adopted before anything is opened: a number that is not open must not become something of ours.
+    let (environment, handed) = match Environment::read(|name| std::env::var_os(name)) {
+        Ok(environment) => {
+            let handed = Handed::adopt(&environment);
+            (environment, handed)
+        }
+        Err(error) => (Environment::default(), Err(Failure::Environment(error))),
+    };
+    let asked_level = arguments.log_level.or(environment.log_level);
+    let level = LogLevel::parse(asked_level.as_deref());
+    let settings = Settings {
+        interface: arguments.interface,
+        foreground: arguments.foreground || environment.foreground,
+        level,
+        wants_log: asked_level.is_some() && level != LogLevel::Silent,
+        dumpable: arguments.dumpable || environment.dumpable,
+        notify_socket: environment.notify_socket,
+    };
+    let (handed, failure) = match handed {
+        Ok(handed) => (handed, None),
+        Err(failure) => (Handed::default(), Some(failure)),
+    };
+    let Handed { tun, uapi, ready } = handed;
+    let answer = Answer::new(ready);
+    let result = match failure {
+        Some(failure) => {
+            start_log(&settings);
+            Err((failure, answer))
+        }
+        None if settings.foreground => in_foreground(&settings, tun, uapi, answer),
+        None => {
+            start_log(&settings);
+            in_background(&settings, tun, uapi, words).map_err(|failure| (failure, answer))
+        }
+    };
+    let status = match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((failure, answer)) => {
+            // One line: whoever waits for the answer prints it.
+            if answer.is_awaited() {
+                answer.failed(&failure.to_string());
+            } else {
+                tracing::error!("{failure}");
+            }
+            ExitCode::FAILURE
+        }
+    };
+    logging::flush(FLUSH_LIMIT);
+    status
+}
+
+fn start_log(settings: &Settings) {
+    if let Err(error) = logging::start(&settings.interface, settings.level) {
+        eprintln!("adit: nothing will be logged: {error}");
+    }
+}
+
+/// The two edges, made or taken over.
+struct Edges {
+    tun: LinuxTun,
+    listener: Listener,
+}
+
+impl Edges {
+    fn open(interface: &str, tun: Option<OwnedFd>, uapi: Option<OwnedFd>) -> Result<Self, Failure> {
+        let patience = Instant::now() + PREDECESSOR_LIMIT;
+        let tun = match tun {
+            Some(fd) => LinuxTun::from_fd(fd),
+            None => repeated(
+                patience,
+                || LinuxTun::create(interface),
+                |error| match error {
+                    OpenError::NameTaken(name) => may_be_ending(name),
+                    _ => false,
+                },
+            ),
+        };
+        let tun = tun.map_err(Failure::Tun)?;
+        // The name as it came to be: the system may have chosen it.
+        let name = tun.name();
+        logging::set_interface(&name);
+        let listener = match uapi {
+            Some(fd) => Listener::inherit(fd, socket::DIRECTORY, &name),
+            // The interface was free, so whoever answers on its socket has lost it: most likely by
+            // deletion, of which they may just be learning.
+            None => repeated(
+                patience,
+                || Listener::bind(socket::DIRECTORY, &name),
+                |error| matches!(error, ListenError::InUse(_)),
+            ),
+        };
+        let listener = listener.map_err(Failure::Uapi)?;
+        Ok(Self { tun, listener })
+    }
+}
+
+/// Whether a TUN interface of this name exists on whose socket nobody answers: its daemon may be
+/// about to go.
+fn may_be_ending(name: &str) -> bool {
+    let socket = Path::new(socket::DIRECTORY).join(format!("{name}.sock"));
+    Path::new("/sys/class/net").join(name).join("tun_flags").exists() && UnixStream::connect(socket).is_err()
+}
+
+/// Tries until it works, fails for good, or `patience` is over.
+fn repeated<T, E>(
+    patience: Instant,
+    attempt: impl Fn() -> Result<T, E>,
+    may_pass: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    loop {
+        match attempt() {
+            Err(error) if may_pass(&error) && Instant::now() < patience => thread::sleep(PREDECESSOR_PAUSE),
+            result => return result,
+        }
+    }
+}
+
+/// Makes the edges and has another process serve them. Dropping the edges closes the device (which
+/// ends it, unless the other process has it) and removes the socket.
+fn in_background(
+    settings: &Settings,
+    tun: Option<OwnedFd>,
+    uapi: Option<OwnedFd>,
+    words: &[OsString],
+) -> Result<(), Failure> {
+    let Edges { tun, listener } = Edges::open(&settings.interface, tun, uapi)?;
+    background::go_on(words, tun.fd(), listener.as_fd(), settings.wants_log).map_err(Failure::Background)?;
+    // The socket's file is the other process's from here on.
+    drop(listener.into_fd());
+    Ok(())
+}
+
+/// Serves until the end. A failure before the answer was given comes with the answer.
+fn in_foreground(
+    settings: &Settings,
+    tun: Option<OwnedFd>,
+    uapi: Option<OwnedFd>,
+    answer: Answer,
+) -> Result<(), (Failure, Answer)> {
+    // Before the first thread, so that it holds for all.
+    let signals = Signals::block(&ENDING_SIGNALS);
+    start_log(settings);
+    if answer.is_awaited()
+        && let Err(error) = process::set_name(c"adit")
+    {
+        tracing::debug!("The process keeps the name of its link: {error}");
+    }
+    if let Err(error) = process::set_dumpable(settings.dumpable) {
+        tracing::warn!("The process's memory could not be closed to debuggers: {error}");
+    }
+    tracing::info!("Starting adit version {}", env!("CARGO_PKG_VERSION"));
+    let started = signals.map_err(Failure::Signals).and_then(|signals| {
+        Edges::open(&settings.interface, tun, uapi).and_then(|edges| Daemon::start(edges, signals))
+    });
+    match started {
+        Ok(daemon) => daemon
+            .run(answer, &Notifier::new(settings.notify_socket.as_deref()))
+            .map_err(|failure| (failure, Answer::new(None))),
+        Err(failure) => Err((failure, answer)),
+    }
+}
+
+/// A device that is served.
+struct Daemon {
+    name: String,
+    device: Arc<Device>,
+    server: Server,
+    ends: Receiver<End>,
+}
+
+impl Daemon {
+    fn start(edges: Edges, signals: Signals) -> Result<Self, Failure> {
+        let Edges { tun, listener } = edges;
+        let name = tun.name();
+        let (end, ends) = channel();
+        give_up_capabilities();
+        // What any of the three sends is refused only when the end has come already.
+        let (on_close, on_ended) = (end.clone(), end.clone());
+        let device = Device::builder(tun, LinuxUdp)
+            .on_close(move |reason| drop(on_close.send(End::Device(reason.clone()))))
+            .start()
+            .map_err(Failure::Start)?;
+        let device = Arc::new(device);
+        tracing::info!("Device started");
+        let server = serve(listener, device.clone(), move |ended| drop(on_ended.send(End::Uapi(ended))))
+            .map_err(Failure::Serve)?;
+        tracing::info!("UAPI listener started");
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                if let Ok(signal) = signals.wait() {
+                    drop(end.send(End::Signal(signal)));
+                }
+            })
+            .map_err(Failure::Signals)?;
+        Ok(Self { name, device, server, ends })
+    }
+
+    fn run(self, answer: Answer, notifier: &Notifier) -> Result<(), Failure> {
+        let Self { name, device, server, ends } = self;
+        let end = match answer.serving() {
+            Ok(()) => {
+                notifier.ready(&name);
+                // All who could send have gone only if the device and the server went without a word.
+                ends.recv().unwrap_or_else(|_| End::Device(CloseReason::Failed("its threads are gone".to_owned())))
+            }
+            // Whoever started us has gone: as if they had ended us.
+            Err(_) => End::Signal(libc::SIGTERM),
+        };
+        let result = match end {
+            End::Signal(signal) => {
+                tracing::info!("Ending on signal {signal}");
+                Ok(())
+            }
+            End::Uapi(Ended::Removed) | End::Device(CloseReason::Requested) => Ok(()),
+            End::Device(CloseReason::TunDeleted) => {
+                tracing::info!("Ending: the interface was deleted");
+                Ok(())
+            }
+            End::Device(CloseReason::Failed(reason)) => Err(Failure::Device(reason)),
+            End::Uapi(ended) => Err(Failure::Device(ended.to_string())),
+        };
+        notifier.stopping();
+        exit_at_the_latest(if result.is_ok() { 0 } else { 1 });
+        tracing::info!("Device closing");
+        server.stop();
+        drop(device);
+        tracing::info!("Shutting down");
+        result
+    }
+}
+
+/// Ends the process with this status when [`END_LIMIT`] is over, if it still runs then.
+fn exit_at_the_latest(status: i32) {
+    let exit = move || {
+        thread::sleep(END_LIMIT);
+        tracing::error!("The end took too long and was cut short");
+        logging::flush(FLUSH_LIMIT);
+        std::process::exit(status);
+    };
+    if let Err(error) = thread::Builder::new().name("end".to_owned()).spawn(exit) {
+        tracing::debug!("Nothing limits how long the end takes: {error}");
+    }
+}
+
+/// Keeps [`KEPT`] only. Where that is not possible, the daemon works all the same, and says so.
+fn give_up_capabilities() {
+    match capabilities::bound_to(KEPT) {
+        Ok(()) => {}
+        // Usual in a container, and for a user who was given just the capabilities that are needed.
+        Err(error) => tracing::debug!("The bounding set stays as it is: {error}"),
+    }
+    if let Err(error) = capabilities::keep_only(KEPT) {
+        tracing::warn!("Capabilities that are not needed could not be given up: {error}");
+    }
 }
