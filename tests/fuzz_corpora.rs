@@ -41,7 +41,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Replays `fuzz/corpus/<target>`, then inputs made from it by a few changes, then noise.
-fn replay_corpus(target: &str, body: fn(&[u8])) {
+fn exercise(target: &str, body: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut corpus: Vec<_> = match fs::read_dir(&folder) {
         Ok(entries) => entries.map(|entry| entry.expect("a folder can be listed").path()).collect(),
@@ -79,30 +79,30 @@ fn replay_corpus(target: &str, body: fn(&[u8])) {
 
 #[test]
 fn allowed_ips_corpus() {
-    replay_corpus("allowed_ips", allowed_ips::run);
+    exercise("allowed_ips", allowed_ips::run);
 }
 
 #[test]
 fn inner_packet_corpus() {
-    replay_corpus("inner_packet", inner_packet::run);
+    exercise("inner_packet", inner_packet::run);
 }
 
 #[test]
 fn messages_corpus() {
-    replay_corpus("messages", messages::run);
+    exercise("messages", messages::run);
 }
 
 #[test]
 fn offload_corpus() {
-    replay_corpus("offload", offload::run);
+    exercise("offload", offload::run);
 }
 
 #[test]
 fn replay_corpus() {
-    replay_corpus("replay", replay::run);
+    exercise("replay", replay::run);
 }
 
 #[test]
 fn uapi_corpus() {
-    replay_corpus("uapi", uapi::run);
+    exercise("uapi", uapi::run);
 }

@@ -39,7 +39,7 @@ fn mask(address: IpAddr, len: u8) -> IpAddr {
 }
 
 /// Four bytes an operation: what, which owner or length, and two that become an address with few distinct bits.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let (mut table, mut list) = (AllowedIps::new(), List::default());
     for step in data.chunks_exact(4).take(512) {
         let owner = u32::from(step[0] >> 3) % OWNERS;

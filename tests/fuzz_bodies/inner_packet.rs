@@ -3,7 +3,7 @@
 use adit::ip;
 
 /// The first byte is the outer header's ECN, the rest an inner packet with its padding.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let Some((&ecn, packet)) = data.split_first() else { return };
     let header = ip::Header::parse(packet);
     if let Some(header) = header {

@@ -3,7 +3,7 @@
 use adit::proto::messages::{self, Message};
 
 /// Takes `data` as a datagram.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let parsed = messages::parse(data);
     let receiver = match parsed {
         Ok(Message::Data(header)) => {

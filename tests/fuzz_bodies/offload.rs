@@ -14,7 +14,7 @@ const STEPS: usize = 200;
 
 /// An even first byte: an offload header and a packet as the system might hand them over. An odd one: a list of packets
 /// to make and to coalesce.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let Some((&kind, data)) = data.split_first() else { return };
     let packets: Vec<Vec<u8>> = if kind & 1 == 0 {
         let Some((vnet, packet)) = data.split_first_chunk() else { return };

@@ -8,7 +8,7 @@ use adit::proto::rejected::Rejected;
 use adit::proto::replay::ReplayWindow;
 
 /// Three bytes a packet: how its counter lies to the newest one, and how far.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let (mut window, mut seen) = (ReplayWindow::new(), BTreeSet::new());
     let mut newest = 0u64;
     for step in data.chunks_exact(3) {

@@ -7,7 +7,7 @@ use adit::key::PresharedKey;
 use adit::uapi::{get, set};
 
 /// Takes `data` as the body of `set=1`.
-pub fn run(data: &[u8]) {
+pub(crate) fn run(data: &[u8]) {
     let update = match set::parse(data) {
         Ok(update) => update,
         Err(error) => {
