@@ -1,8 +1,11 @@
-//! Where packets lie while the pipeline works on them.
+//! Where packets lie while the pipeline works on them, and how a worker learns that there are more.
 //!
 //! Receive buffers are made once, when a worker starts, and never grow: [`Buffers`] owns them and a
 //! [`PacketRef`] names a place in one of them. A stage hands on places instead of slices, so that
 //! lists of packets can be kept and reused from one batch to the next without allocating.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
 
 /// Bytes in one receive buffer: the most that one UDP_GRO receive or one TUN read can fill.
 pub const BUFFER_LEN: usize = 65_535;
@@ -61,4 +64,16 @@ impl Buffers {
     pub fn get_mut(&mut self, place: PacketRef) -> &mut [u8] {
         &mut self.0[place.buffer as usize][place.start as usize..][..place.len as usize]
     }
+}
+
+/// Tells a worker that a source which has no file descriptor can be tried again.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// How to learn that a source which said "would block" can be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// It has become readable (edge-triggered).
+    Fd(RawFd),
+    /// The source calls the [`Wake`] that it was given.
+    Wake,
 }

@@ -10,23 +10,10 @@ pub mod offload;
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::RawFd;
-use std::sync::Arc;
 
 use crate::packet::{Buffers, PacketRef};
+pub use crate::packet::{Readiness, Wake};
 use offload::SuperPacket;
-
-/// Tells a worker that a source which has no file descriptor can be tried again.
-pub type Wake = Arc<dyn Fn() + Send + Sync>;
-
-/// How to learn that a source which said "would block" can be tried again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Readiness {
-    /// It has become readable (edge-triggered).
-    Fd(RawFd),
-    /// The source calls the [`Wake`] that it was given.
-    Wake,
-}
 
 /// What happened to the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,25 +36,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::socket::{FamilySocket, SOCKET_BUFFER_LEN, SocketPair};
-use super::{Received, Sent, Source, Transmit, Udp, UdpQueue, UdpSocket};
+use super::{
+    DATAGRAM_V4_MAX, DATAGRAM_V6_MAX, Readiness, Received, SEGMENTS_MAX, Sent, Source, Transmit, Udp, UdpQueue,
+    UdpSocket, Wake,
+};
 use crate::packet::Buffers;
 use crate::sys::cmsg::Outbound;
 use crate::sys::mmsg::{Datagrams, ReceiveArray, SendArray};
-use crate::tun::{Readiness, Wake};
 
 /// Messages in one `recvmmsg`: more than any worker has buffers for.
 const RECEIVE_BATCH_MAX: usize = 64;
 
 /// Messages in one `sendmmsg`: a whole train sent singly.
 const SEND_BATCH_MAX: usize = 64;
-
-/// Datagrams in one UDP_SEGMENT message: the kernel's limit before 6.9 (128 since).
-const SEGMENTS_MAX: usize = 64;
-
-/// Bytes in one message: what an IPv4 packet has room for after its header and UDP's ...
-const MESSAGE_V4_MAX: usize = 65_535 - 20 - 8;
-/// ... and an IPv6 packet, whose length field does not count its own header.
-const MESSAGE_V6_MAX: usize = 65_535 - 8;
 
 /// How often one call is repeated for reasons that lie elsewhere: a signal, or an ICMP error that
 /// came back for an earlier datagram. Each repetition consumes its reason, so more than a few mean
@@ -317,7 +311,7 @@ impl<'a> Message<'a> {
     }
 
     fn datagrams(&self) -> Datagrams<'a> {
-        // A message is at most MESSAGE_V6_MAX bytes, and so is a segment of one that is a train.
+        // A message is at most DATAGRAM_V6_MAX bytes, and so is a segment of one that is a train.
         let segment = self.is_train().then_some(self.segment as u16);
         let local = self.source.map(|source| (source.ip, outgoing_interface(source)));
         Datagrams { to: self.to, control: Outbound { local, tos: self.tos, segment }, data: self.data }
@@ -364,7 +358,7 @@ impl<'a> Cursor<'a> {
         assert_ne!(transmit.segment, 0, "a train is cut into datagrams of at least one byte");
         let rest = &transmit.data[self.offset..];
         let segments = if segmentation && transmit.offload && self.manner.has_offload() {
-            let bytes_max = if transmit.to.is_ipv6() { MESSAGE_V6_MAX } else { MESSAGE_V4_MAX };
+            let bytes_max = if transmit.to.is_ipv6() { DATAGRAM_V6_MAX } else { DATAGRAM_V4_MAX };
             (bytes_max / transmit.segment).clamp(1, SEGMENTS_MAX)
         } else {
             1

@@ -13,9 +13,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Received, Sent, Source, Transmit, Udp, UdpQueue, UdpSocket};
+use super::{Readiness, Received, Sent, Source, Transmit, Udp, UdpQueue, UdpSocket, Wake};
 use crate::packet::Buffers;
-use crate::tun::{Readiness, Wake};
 
 /// How many later datagrams may pass a reordered one.
 const PASSED_BY_MAX: u64 = 8;

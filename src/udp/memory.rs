@@ -14,21 +14,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Received, Sent, Source, Transmit, Udp, UdpQueue, UdpSocket};
+use super::socket::SOCKET_BUFFER_LEN;
+use super::{
+    DATAGRAM_V6_MAX, Readiness, Received, SEGMENTS_MAX, Sent, Source, Transmit, Udp, UdpQueue, UdpSocket, Wake,
+};
 use crate::packet::Buffers;
-use crate::tun::{Readiness, Wake};
 
-/// Bytes waiting in one socket's queue: as much as [`super::linux`] asks the kernel for.
-const QUEUE_BYTES_MAX: usize = 7 << 20;
+/// Bytes waiting in one socket's queue: as much as the kernel is asked for.
+const QUEUE_BYTES_MAX: usize = SOCKET_BUFFER_LEN as usize;
 
 /// What one waiting datagram counts for beyond its bytes, so that empty ones are bounded, too.
 const DATAGRAM_OVERHEAD: usize = 256;
-
-/// Bytes in one datagram: the payload of the largest IPv6 packet without extensions.
-const DATAGRAM_MAX: usize = 65_527;
-
-/// Datagrams joined in one [`Received`], the kernel's limit for UDP_SEGMENT.
-const SEGMENTS_MAX: usize = 64;
 
 /// The first port that is given to those who ask for any; the last is 65,535.
 const EPHEMERAL_PORT_MIN: u16 = 49_152;
@@ -255,7 +251,7 @@ impl UdpQueue for MemoryQueue {
             sent.source_lost = transmit.source.is_some_and(|source| source.ip != own);
             let inbox = host.network.inboxes().get(&transmit.to).cloned();
             for bytes in transmit.data.chunks(transmit.segment) {
-                if bytes.len() > DATAGRAM_MAX {
+                if bytes.len() > DATAGRAM_V6_MAX {
                     sent.refused += 1;
                     continue;
                 }

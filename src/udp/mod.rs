@@ -13,7 +13,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::packet::Buffers;
-use crate::tun::{Readiness, Wake};
+pub use crate::packet::{Readiness, Wake};
+
+/// Datagrams handed over in one piece: the kernel's limit for UDP_SEGMENT before 6.9 (128 since).
+const SEGMENTS_MAX: usize = 64;
+
+/// Bytes in one datagram, or in one piece of several: what an IPv4 packet has room for after its
+/// header and UDP's ...
+const DATAGRAM_V4_MAX: usize = 65_535 - 20 - 8;
+/// ... and an IPv6 packet, whose length field does not count its own header.
+const DATAGRAM_V6_MAX: usize = 65_535 - 8;
 
 /// The address of ours that a datagram came in on, so that answers leave from it (sticky source).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
