@@ -37,6 +37,10 @@ impl SocketOption {
     /// Room for what is sent, whatever the system's limit.
     pub(crate) const SO_SNDBUFFORCE: Self = Self(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE);
 
+    /// Send without checksums: makes the kernel refuse UDP_SEGMENT with EINVAL.
+    #[cfg(test)]
+    pub(crate) const SO_NO_CHECK: Self = Self(libc::SOL_SOCKET, libc::SO_NO_CHECK);
+
     /// Sets the option.
     pub(crate) fn set(self, socket: BorrowedFd<'_>, value: libc::c_int) -> io::Result<()> {
         let len = size_of::<libc::c_int>() as libc::socklen_t;

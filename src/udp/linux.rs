@@ -89,12 +89,7 @@ impl UdpSocket for LinuxSocket {
 
     fn queue(&self) -> io::Result<Box<dyn UdpQueue>> {
         let receives = !self.has_receiver.swap(true, Ordering::Relaxed);
-        Ok(Box::new(LinuxQueue {
-            pair: Arc::clone(&self.pair),
-            receive: receives.then(|| ReceiveArray::new(RECEIVE_BATCH_MAX)),
-            send: SendArray::new(SEND_BATCH_MAX),
-            ipv6_first: false,
-        }))
+        Ok(Box::new(LinuxQueue::new(Arc::clone(&self.pair), receives)))
     }
 }
 
@@ -106,6 +101,13 @@ struct LinuxQueue {
     send: SendArray,
     /// Which family is asked first in the next `receive`.
     ipv6_first: bool,
+}
+
+impl LinuxQueue {
+    fn new(pair: Arc<SocketPair>, receives: bool) -> Self {
+        let receive = receives.then(|| ReceiveArray::new(RECEIVE_BATCH_MAX));
+        Self { pair, receive, send: SendArray::new(SEND_BATCH_MAX), ipv6_first: false }
+    }
 }
 
 impl UdpQueue for LinuxQueue {

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as PlainSocket};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::sys::socket::SocketOption;
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -252,6 +253,61 @@ fn only_the_first_queue_receives_and_all_send() {
     let (mut buffers, mut received) = (Buffers::new(1), Vec::with_capacity(1));
     second.receive(&mut buffers, &mut received).unwrap();
     assert!(received.is_empty());
+}
+
+/// Segments refused for their own sake, with EINVAL as a lost source is: the right one is blamed.
+#[test]
+fn refused_segments_do_not_cost_the_source() {
+    let pair = Arc::new(SocketPair::bind(0, 0).unwrap());
+    SocketOption::SO_NO_CHECK.set(pair.v4.as_ref().unwrap().fd(), 1).unwrap();
+    let mut queue = LinuxQueue::new(Arc::clone(&pair), false);
+    let mut b = End::new();
+    let data = pattern(2500);
+    let ours = Some(Source { ip: [127, 0, 0, 2].into(), ifindex: 0 });
+    let lost = Some(Source { ip: [192, 0, 2, 77].into(), ifindex: 0 });
+    for (source, from, source_lost) in
+        [(None, [127, 0, 0, 1], false), (ours, [127, 0, 0, 2], false), (lost, [127, 0, 0, 1], true)]
+    {
+        let train = Transmit { source, ..transmit(b.at(V4), 1000, &data) };
+        let mut sent = [Sent::default(); 2];
+        queue.send(&[train, train], &mut sent);
+        assert_eq!(sent, [Sent { bytes: 2500, offload_refused: true, source_lost, refused: 0 }; 2]);
+        let datagrams = b.receive(6);
+        assert_eq!(datagrams.len(), 6);
+        assert!(datagrams.iter().all(|(received, _)| received.from.ip() == IpAddr::from(from)));
+    }
+}
+
+/// F-04: segmentation that the kernel refuses for good is no fault of any receiver.
+#[test]
+fn without_segmentation_trains_go_singly() {
+    let pair = Arc::new(SocketPair::bind(0, 0).unwrap());
+    [&pair.v4, &pair.v6].into_iter().flatten().for_each(FamilySocket::disable_segmentation);
+    let mut queue = LinuxQueue::new(pair, false);
+    let mut b = End::new();
+    let data = pattern(100_050);
+    for ip in [V4, V6] {
+        let mut sent = [Sent::default()];
+        queue.send(&[transmit(b.at(ip), 1000, &data)], &mut sent);
+        assert_eq!(sent, [Sent { bytes: data.len(), ..Sent::default() }]);
+        let datagrams: Vec<_> = b.receive(101).into_iter().map(|(_, bytes)| bytes).collect();
+        assert_eq!(datagrams.concat(), data);
+    }
+}
+
+/// F-10: a datagram for a family that is not there is lost; those around it are not.
+#[test]
+fn a_family_that_is_absent_loses_only_its_own() {
+    let mut pair = SocketPair::bind(0, 0).unwrap();
+    pair.v6 = None;
+    let mut queue = LinuxQueue::new(Arc::new(pair), true);
+    assert_eq!(queue.readiness(Arc::new(|| ())).len(), 1);
+    let mut b = End::new();
+    let data = pattern(2500);
+    let mut sent = [Sent::default(); 3];
+    queue.send(&[V4, V6, V4].map(|ip| transmit(b.at(ip), 1000, &data)), &mut sent);
+    assert_eq!(sent.each_ref().map(counts), [(2500, 0), (0, 3), (2500, 0)]);
+    assert_eq!(b.receive(6).len(), 6);
 }
 
 #[test]
