@@ -127,7 +127,9 @@ impl Shared {
         let config = lock(&self.config);
         let routes = self.routes.load_full();
         let mut peers: Vec<_> = config.peers.values().cloned().collect();
-        let (private_key, listen_port, fwmark) = (config.private_key.clone(), config.port, config.fwmark);
+        let (private_key, fwmark) = (config.private_key.clone(), config.fwmark);
+        // A port that could not be bound is shown as none: the conflict is there for all to see.
+        let listen_port = if config.up && self.bound().is_none() { 0 } else { config.port };
         drop(config);
         peers.sort_unstable_by_key(|peer| peer.added);
         Snapshot {

@@ -129,7 +129,8 @@ impl fmt::Display for AllowedIp {
 pub struct Snapshot {
     /// The device's key, if it has one.
     pub private_key: Option<PrivateKey>,
-    /// The bound port; while the link is down, the requested one. 0 if neither.
+    /// The bound port; while the link is down, the requested one. 0 if neither, and while the link is up but
+    /// the port could not be bound.
     pub listen_port: u16,
     /// The mark of outgoing datagrams; 0 for none.
     pub fwmark: u32,
