@@ -94,12 +94,7 @@ fn check_train<A: PacketAead>() {
             assert_eq!(sealed[..DATA_HEADER_LEN], plain[..DATA_HEADER_LEN]);
             assert_eq!(sealed[DATA_HEADER_LEN..], expected);
             let start = (position * stride + DATA_HEADER_LEN) as u32;
-            openings.push(Opening {
-                counter: FIRST + position as u64,
-                start,
-                len: expected.len() as u32,
-                ok: false,
-            });
+            openings.push(Opening { counter: FIRST + position as u64, start, len: expected.len() as u32, ok: false });
         }
         // One forged in the middle does not keep the others from being opened.
         let forged = count / 2;
