@@ -82,7 +82,7 @@ impl Scene {
     }
 }
 
-/// [WP 5.4.7] A reply gives a cookie, and with it a message passes.
+/// [WP 5.4.4] [WP 5.4.7] A reply gives a cookie, and with it a message passes.
 #[test]
 fn a_cookie_proves_the_address() {
     let mut scene = Scene::new();

@@ -383,7 +383,7 @@ fn an_idle_handshake_is_small() {
     assert!(size_of::<Handshake>() <= 160, "{}", size_of::<Handshake>());
 }
 
-/// mac1 is for two lengths only.
+/// [WP 5.4.4] mac1 is of initiations and responses only.
 #[test]
 fn mac1_of_other_lengths_is_malformed() {
     let mut rng = Counting(14);
