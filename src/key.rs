@@ -282,6 +282,38 @@ mod tests {
         assert_eq!(hex(&"g0".repeat(32)), Err(ParseKeyError::Encoding));
     }
 
+    /// [RFC 7748] §6.1: Alice's and Bob's keys, in hexadecimal.
+    #[test]
+    fn known_key_pairs_of_rfc_7748() {
+        let check = |private: &str, public: &str| {
+            let private = PrivateKey::from_hex(private).expect("a private key");
+            assert_eq!(private.public_key().to_hex(), public);
+        };
+        check(
+            "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a",
+            "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a",
+        );
+        check(
+            "5DAB087E624A8A4B79E17F8B83800EE66F3BB1292618B6FD1C2F8B27FF88E0EB",
+            "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f",
+        );
+    }
+
+    /// Each form of a key reads back as the same key.
+    #[test]
+    fn text_forms_go_and_come() {
+        let mut bytes = [0; KEY_LEN];
+        bytes.iter_mut().zip(0x35..).for_each(|(byte, n)| *byte = n);
+        let private = PrivateKey::from_bytes(bytes);
+        assert_eq!(PrivateKey::from_base64(&private.to_base64()), Ok(private.clone()));
+        assert_eq!(PrivateKey::from_hex(&private.to_hex()), Ok(private));
+        let preshared = PresharedKey::from_bytes(bytes);
+        assert_eq!(PresharedKey::from_base64(&preshared.to_base64()), Ok(preshared.clone()));
+        assert_eq!(PresharedKey::from_hex(&preshared.to_hex().to_uppercase()), Ok(preshared.clone()));
+        assert_eq!(preshared.as_bytes(), &bytes, "a preshared key is not clamped");
+        assert_ne!(preshared, PresharedKey::default());
+    }
+
     #[test]
     fn debug_shows_no_byte_of_a_secret() {
         let private = PrivateKey::from_bytes([0xab; 32]);

@@ -1,4 +1,4 @@
-//! mac1, mac2 and the cookies between them. [WP 5.3, 5.4.4, 5.4.7]
+//! mac1, mac2 and the cookies between them. [WP 5.3] [WP 5.4.4] [WP 5.4.7]
 //!
 //! mac1 proves that the sender knows whom it writes to; without it a message is dropped in silence.
 //! mac2 proves that the sender can receive at the address that it sends from: a device under load

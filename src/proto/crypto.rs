@@ -35,6 +35,18 @@ const HASH_BLOCK_LEN: usize = 64;
 /// A symmetric key or another secret of 32 bytes, wiped when dropped.
 pub type Secret = Zeroizing<[u8; HASH_LEN]>;
 
+/// What [`wipe_stack`] overwrites: more than any verb of the handshake uses, in a debug build too.
+const STACK_WIPED: usize = 32 * 1024;
+
+/// Overwrites the stack below the caller's frame. A key that is returned or moved by value leaves a
+/// copy in the frames that it came through, which no destructor sees; whoever runs the handshake calls
+/// this after each message, from a frame above all that touched a key.
+#[inline(never)]
+pub fn wipe_stack() {
+    // The address escapes, so the array is written in full although nothing reads it.
+    core::hint::black_box(&mut [0_u8; STACK_WIPED]);
+}
+
 // --- Hashes ----------------------------------------------------------------------------------
 
 /// BLAKE2s of the concatenated `parts`. [RFC 7693]
@@ -104,7 +116,7 @@ pub fn mac_eq(one: &[u8; MAC_LEN], other: &[u8; MAC_LEN]) -> bool {
 // --- X25519 ----------------------------------------------------------------------------------
 
 /// X25519. Fails with [`Rejected::LowOrderPoint`] where the result is all zero, which is the case for
-/// the points of low order and for them alone, in each of their encodings. [RFC 7748 §6.1]
+/// the points of low order and for them alone, in each of their encodings. [RFC 7748]
 pub fn dh(private: &PrivateKey, public: &PublicKey) -> Result<Secret, Rejected> {
     let secret = x25519_dalek::StaticSecret::from(*private.as_bytes());
     let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(*public.as_bytes()));

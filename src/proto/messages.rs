@@ -7,10 +7,10 @@
 //!
 //! | message | type | bytes | fields |
 //! |---|---|---|---|
-//! | initiation \[WP 5.4.2\] | 1 | 148 | sender 4…8, ephemeral 8…40, static 40…88, timestamp 88…116, mac1 116…132, mac2 132…148 |
-//! | response \[WP 5.4.3\] | 2 | 92 | sender 4…8, receiver 8…12, ephemeral 12…44, nothing 44…60, mac1 60…76, mac2 76…92 |
-//! | cookie reply \[WP 5.4.7\] | 3 | 64 | receiver 4…8, nonce 8…32, cookie 32…64 |
-//! | transport data \[WP 5.4.6\] | 4 | 32 and more | receiver 4…8, counter 8…16, sealed payload 16… |
+//! | initiation [WP 5.4.2] | 1 | 148 | sender 4…8, ephemeral 8…40, static 40…88, timestamp 88…116, mac1 116…132, mac2 132…148 |
+//! | response [WP 5.4.3] | 2 | 92 | sender 4…8, receiver 8…12, ephemeral 12…44, nothing 44…60, mac1 60…76, mac2 76…92 |
+//! | cookie reply [WP 5.4.7] | 3 | 64 | receiver 4…8, nonce 8…32, cookie 32…64 |
+//! | transport data [WP 5.4.6] | 4 | 32 and more | receiver 4…8, counter 8…16, sealed payload 16… |
 //!
 //! Invariants:
 //! - a handshake message has exactly its length; transport data has at least a header and a tag;

@@ -20,11 +20,11 @@ use crate::proto::time::Instant;
 /// What a message costs, in nanoseconds of filling.
 const MESSAGE_COST: u64 = 1_000_000_000 / RATE_PACKETS_PER_SECOND;
 /// What a bucket holds at most.
-const BUCKET_MAX: u64 = MESSAGE_COST * RATE_PACKETS_BURST;
+const BUCKET_FULL: u64 = MESSAGE_COST * RATE_PACKETS_BURST;
 /// Shift that leaves the /64 prefix of an IPv6 address.
 const IPV6_HOST_BITS: u32 = 64;
 
-const _: () = assert!(BUCKET_MAX <= RATE_ENTRY_MAX_AGE.as_nanos() as u64, "a forgotten bucket would be full again");
+const _: () = assert!(BUCKET_FULL <= RATE_ENTRY_MAX_AGE.as_nanos() as u64, "a forgotten bucket would be full again");
 
 /// What one bucket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,10 +72,10 @@ impl RateLimiter {
         let bucket = match self.buckets.get_mut(&source) {
             Some(bucket) => bucket,
             None if is_full => return false,
-            None => self.buckets.entry(source).or_insert(Bucket { tokens: BUCKET_MAX, asked: now }),
+            None => self.buckets.entry(source).or_insert(Bucket { tokens: BUCKET_FULL, asked: now }),
         };
-        let filled = now.since(bucket.asked).as_nanos().min(u128::from(BUCKET_MAX)) as u64;
-        bucket.tokens = (bucket.tokens + filled).min(BUCKET_MAX);
+        let filled = now.since(bucket.asked).as_nanos().min(u128::from(BUCKET_FULL)) as u64;
+        bucket.tokens = (bucket.tokens + filled).min(BUCKET_FULL);
         bucket.asked = now;
         match bucket.tokens.checked_sub(MESSAGE_COST) {
             Some(rest) => {
