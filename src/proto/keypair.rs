@@ -50,6 +50,8 @@ pub struct Keypair {
     remote_index: u32,
     birth: Instant,
     is_initiator: bool,
+    /// We responded, and the initiator has not shown yet that it has it too.
+    unconfirmed: AtomicBool,
     /// It may still receive.
     sending_expired: AtomicBool,
     /// It was replaced, or wiped.
@@ -80,6 +82,7 @@ impl Keypair {
             remote_index: keys.remote_index,
             birth,
             is_initiator: keys.is_initiator,
+            unconfirmed: AtomicBool::new(!keys.is_initiator),
             sending_expired: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             sending_counter: CacheLine::default(),
@@ -109,6 +112,12 @@ impl Keypair {
     /// Whether we began the handshake, so that it is we who renew it by its age.
     pub fn is_initiator(&self) -> bool {
         self.is_initiator
+    }
+
+    /// Whether data received on it calls for [`Tunnel::confirm`](super::tunnel::Tunnel::confirm). The
+    /// data path asks at every train, and mostly gets a no; while it is yes, one call need not do.
+    pub fn is_unconfirmed(&self) -> bool {
+        self.unconfirmed.load(Relaxed)
     }
 
     /// The next counter: how many were handed out.
@@ -271,6 +280,7 @@ impl Keypairs {
         self.next_lost_until = None;
         match self.next.take() {
             Some(next) => {
+                next.unconfirmed.store(false, Relaxed);
                 let current = self.current.replace(next);
                 retired([core::mem::replace(&mut self.previous, current), None, None])
             }

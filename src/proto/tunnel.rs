@@ -15,7 +15,7 @@
 //!     response:     (authenticated, keypair) = tunnel.consume_response(&identity, &message, now)?
 //!                   endpoint.set(authenticated); the index names keypair from now on
 //!     cookie reply: tunnel.consume_cookie_reply(&message, now)?
-//!     // 2. The data path accepted a packet on a keypair that is not current.
+//!     // 2. The data path accepted a packet on a keypair of which is_unconfirmed() is true.
 //!     data:         tunnel.confirm(index, now)
 //!     // 3. The sleep is over.
 //!     timeout:      tunnel.handle_timeout(now)
@@ -318,7 +318,8 @@ impl Tunnel {
     }
 
     /// Valid data came on the keypair of `local_index`. The first on the one that we responded with
-    /// makes it current. Returns whether it did. [WP 5.4.5]
+    /// makes it current. Returns whether it did. To be called as long as
+    /// [`Keypair::is_unconfirmed`] says so. [WP 5.4.5]
     pub fn confirm(&mut self, local_index: u32, now: Now) -> bool {
         if !self.keypairs.awaits(local_index, now.instant) {
             return false;

@@ -336,7 +336,8 @@ impl Engine {
         let _proof = window.accept(&opening[0])?;
         self.peers[peer].endpoint = Some(from);
         let timers = self.peers[peer].tunnel.timers().clone();
-        if self.peers[peer].tunnel.confirm(receiver, now) {
+        if keypair.is_unconfirmed() {
+            self.peers[peer].tunnel.confirm(receiver, now);
             self.drain(peer, now);
         }
         if keypair.needs_rekey_on_receive(now.instant) && timers.take_lastminute_handshake() {

@@ -198,9 +198,11 @@ fn three_slots() {
     assert_eq!(dropped(keypairs.add_responder(keypair(4, false), false)), [2]);
     assert_eq!(slots(&keypairs), (None, Some(3), Some(4)));
     assert_eq!(dropped(keypairs.add_responder(keypair(5, false), false)), [4]);
+    assert!(keypairs.next().unwrap().is_unconfirmed() && !keypairs.current().unwrap().is_unconfirmed());
     assert_eq!((keypairs.awaits(4, T0), keypairs.awaits(3, T0), keypairs.awaits(5, T0)), (false, false, true));
     assert_eq!(dropped(keypairs.confirm_next()), []);
     assert_eq!(slots(&keypairs), (Some(3), Some(5), None));
+    assert!(!keypairs.current().unwrap().is_unconfirmed());
     assert_eq!(dropped(keypairs.confirm_next()), [], "nothing to confirm");
     assert_eq!(dropped(keypairs.add_responder(keypair(6, false), false)), [3]);
     assert_eq!(dropped(keypairs.add_initiator(keypair(7, true))), [5], "an unconfirmed next outlives current");
