@@ -34,6 +34,10 @@ pub const REKEY_ON_RECEIVE_AFTER: Duration =
 /// [WP 6.3] All key material is wiped this long after the last session began.
 pub const ZERO_KEY_MATERIAL_AFTER: Duration = Duration::from_secs(3 * REJECT_AFTER_TIME.as_secs());
 
+/// When initiations crossed, data on the session that lost is taken for a leftover for this long; the
+/// peer has heard of the other one a round trip after. Beyond it, the peer knows of no other.
+pub const CROSSING_SETTLES_WITHIN: Duration = Duration::from_secs(1);
+
 // --- Cookies [WP 5.3, 5.4.7] -----------------------------------------------------------------
 
 /// [WP 5.4.7] The secret behind cookies is renewed at this age.
@@ -80,4 +84,5 @@ const _: () = assert!(REKEY_AFTER_MESSAGES < REJECT_AFTER_MESSAGES);
 const _: () = assert!(REPLAY_WINDOW < u64::MAX - REJECT_AFTER_MESSAGES);
 const _: () = assert!(REKEY_AFTER_TIME.as_secs() < REKEY_ON_RECEIVE_AFTER.as_secs());
 const _: () = assert!(REKEY_ON_RECEIVE_AFTER.as_secs() < REJECT_AFTER_TIME.as_secs());
+const _: () = assert!(CROSSING_SETTLES_WITHIN.as_secs() < REKEY_TIMEOUT.as_secs());
 const _: () = assert!(REPLAY_BITS.is_power_of_two());

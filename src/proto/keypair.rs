@@ -29,7 +29,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use zeroize::Zeroizing;
 
 use super::constants::{
-    REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_ON_RECEIVE_AFTER,
+    CROSSING_SETTLES_WITHIN, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME,
+    REKEY_ON_RECEIVE_AFTER,
 };
 use super::crypto::{DefaultAead, HASH_LEN, Opening, PacketAead, Secret};
 use super::handshake::DerivedKeys;
@@ -49,6 +50,8 @@ pub struct Keypair {
     remote_index: u32,
     birth: Instant,
     is_initiator: bool,
+    /// We responded, and the initiator has not shown yet that it has it too.
+    unconfirmed: AtomicBool,
     /// It may still receive.
     sending_expired: AtomicBool,
     /// It was replaced, or wiped.
@@ -79,6 +82,7 @@ impl Keypair {
             remote_index: keys.remote_index,
             birth,
             is_initiator: keys.is_initiator,
+            unconfirmed: AtomicBool::new(!keys.is_initiator),
             sending_expired: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             sending_counter: CacheLine::default(),
@@ -108,6 +112,12 @@ impl Keypair {
     /// Whether we began the handshake, so that it is we who renew it by its age.
     pub fn is_initiator(&self) -> bool {
         self.is_initiator
+    }
+
+    /// Whether data received on it calls for [`Tunnel::confirm`](super::tunnel::Tunnel::confirm). The
+    /// data path asks at every train, and mostly gets a no; while it is yes, one call need not do.
+    pub fn is_unconfirmed(&self) -> bool {
+        self.unconfirmed.load(Relaxed)
     }
 
     /// The next counter: how many were handed out.
@@ -208,8 +218,9 @@ pub struct Keypairs {
     previous: Option<Arc<Keypair>>,
     current: Option<Arc<Keypair>>,
     next: Option<Arc<Keypair>>,
-    /// `next` lost against our own initiation that it crossed: it receives, and is never sent on.
-    next_lost: bool,
+    /// `next` lost against our own initiation that it crossed: until then, data on it does not say
+    /// that the peer has no other.
+    next_lost_until: Option<Instant>,
 }
 
 impl Keypairs {
@@ -229,14 +240,20 @@ impl Keypairs {
     }
 
     /// Adds a keypair for which we responded. [WP 5.4.5]
-    pub(super) fn add_responder(&mut self, new: Arc<Keypair>) -> Dropped {
-        self.next_lost = false;
+    ///
+    /// `ours_wins` says whose initiation is preferred if two crossed. They did so if ours has only just
+    /// been answered: the peer does not begin a handshake so soon after it sent a response, so its
+    /// initiation was sent before and overtaken.
+    pub(super) fn add_responder(&mut self, new: Arc<Keypair>, ours_wins: bool) -> Dropped {
+        let is_fresh = |current: &Arc<Keypair>| new.birth.since(current.birth) < CROSSING_SETTLES_WITHIN;
+        let crossed = self.current.as_ref().is_some_and(|current| current.is_initiator && is_fresh(current));
+        self.next_lost_until = (crossed && ours_wins).then(|| new.birth + CROSSING_SETTLES_WITHIN);
         retired([self.previous.take(), self.next.replace(new), None])
     }
 
     /// Adds a keypair for which the peer responded: it is sent on at once. [WP 5.4.5]
     pub(super) fn add_initiator(&mut self, new: Arc<Keypair>) -> Dropped {
-        self.next_lost = false;
+        self.next_lost_until = None;
         let current = self.current.replace(new);
         match self.next.take() {
             Some(next) => retired([self.previous.replace(next), current, None]),
@@ -245,22 +262,25 @@ impl Keypairs {
     }
 
     /// Adds a keypair for which the peer responded, while we responded to an initiation of its own
-    /// that crossed ours. `next` stays receivable; it is sent on only if ours did not win.
-    pub(super) fn add_crossed_initiator(&mut self, new: Arc<Keypair>, ours_won: bool) -> Dropped {
-        self.next_lost = ours_won;
+    /// that crossed ours. `next` stays receivable, and becomes current by data on it unless ours wins.
+    pub(super) fn add_crossed_initiator(&mut self, new: Arc<Keypair>, ours_wins: bool) -> Dropped {
+        self.next_lost_until = ours_wins.then(|| new.birth + CROSSING_SETTLES_WITHIN);
         let current = self.current.replace(new);
         retired([core::mem::replace(&mut self.previous, current), None, None])
     }
 
-    /// Whether data on this index would make `next` current.
-    pub(super) fn awaits(&self, local_index: u32) -> bool {
-        !self.next_lost && self.next.as_ref().is_some_and(|next| next.local_index == local_index)
+    /// Whether data on this index makes `next` current.
+    pub(super) fn awaits(&self, local_index: u32, now: Instant) -> bool {
+        self.next_lost_until.is_none_or(|until| until <= now)
+            && self.next.as_ref().is_some_and(|next| next.local_index == local_index)
     }
 
     /// The first valid data on `next` came: it is sent on from now on. [WP 5.4.5]
     pub(super) fn confirm_next(&mut self) -> Dropped {
+        self.next_lost_until = None;
         match self.next.take() {
             Some(next) => {
+                next.unconfirmed.store(false, Relaxed);
                 let current = self.current.replace(next);
                 retired([core::mem::replace(&mut self.previous, current), None, None])
             }
@@ -275,7 +295,7 @@ impl Keypairs {
 
     /// Drops all.
     pub(super) fn clear(&mut self) -> Dropped {
-        self.next_lost = false;
+        self.next_lost_until = None;
         retired([self.previous.take(), self.current.take(), self.next.take()])
     }
 }

@@ -15,7 +15,7 @@
 //!     response:     (authenticated, keypair) = tunnel.consume_response(&identity, &message, now)?
 //!                   endpoint.set(authenticated); the index names keypair from now on
 //!     cookie reply: tunnel.consume_cookie_reply(&message, now)?
-//!     // 2. The data path accepted a packet on a keypair that is not current.
+//!     // 2. The data path accepted a packet on a keypair of which is_unconfirmed() is true.
 //!     data:         tunnel.confirm(index, now)
 //!     // 3. The sleep is over.
 //!     timeout:      tunnel.handle_timeout(now)
@@ -37,7 +37,9 @@
 //! public key initiated is the one that both send on; the other one is received on until it is
 //! replaced. If one arrives, its session is the one. Either way both sides agree after one round
 //! trip, and exactly one of them is the initiator who renews the session. Nothing of it shows on the
-//! wire, and a peer that does not do so is settled with at once, too.
+//! wire, and a peer that does not do so is settled with at once, too. The peer may have no session but
+//! the one that lost, after all (it was restarted, its messages were lost): if it still sends on that
+//! after CROSSING_SETTLES_WITHIN, so do we.
 //!
 //! # Invariants
 //! - [`Authenticated`] comes from here and from the replay window alone, after the proof;
@@ -85,14 +87,16 @@ impl Authenticated {
 pub enum TunnelEvent {
     /// Nothing answers to this local index any more.
     ReleaseIndex(u32),
-    /// Another keypair, or none, is sent on: read [`Tunnel::current`], then send what is staged.
+    /// Another keypair, or none, is sent on: read [`Tunnel::current`].
     CurrentChanged,
+    /// Send what is staged, if anything is.
+    SendStaged,
     /// Take an index and send [`Tunnel::create_initiation`].
     SendInitiation {
         /// As its argument.
         retry: bool,
     },
-    /// Send what is staged, or an empty packet if nothing is; stage it if there is no keypair.
+    /// Send what is staged, or an empty packet if nothing is, which is staged where there is no keypair.
     SendKeepalive,
     /// Drop what is staged.
     PurgeStaged,
@@ -231,6 +235,7 @@ impl Tunnel {
     /// Fails with [`Rejected::NoHandshake`] or [`Rejected::LowOrderPoint`]. [WP 5.4.3]
     pub fn create_response(
         &mut self,
+        identity: &Identity,
         local_index: u32,
         now: Now,
         rng: &mut impl CryptoRng,
@@ -243,7 +248,7 @@ impl Tunnel {
         }
         self.cookie_jar.add_macs(&self.handshake.remote_static(), &mut message, now.instant);
         let keypair = self.derive(keys, now.instant);
-        let dropped = self.keypairs.add_responder(keypair.clone());
+        let dropped = self.keypairs.add_responder(keypair.clone(), self.ours_wins(identity));
         self.release_dropped(dropped);
         self.timers.any_authenticated_packet_traversal(now.instant);
         self.timers.any_authenticated_packet_sent(now.instant);
@@ -294,8 +299,7 @@ impl Tunnel {
         let keys = self.handshake.consume_response(identity, message)?;
         let keypair = self.derive(keys, now.instant);
         let dropped = if crossed && self.keypairs.next().is_some() {
-            let ours_won = identity.public_key() > self.remote_static();
-            self.keypairs.add_crossed_initiator(keypair.clone(), ours_won)
+            self.keypairs.add_crossed_initiator(keypair.clone(), self.ours_wins(identity))
         } else {
             self.keypairs.add_initiator(keypair.clone())
         };
@@ -314,9 +318,10 @@ impl Tunnel {
     }
 
     /// Valid data came on the keypair of `local_index`. The first on the one that we responded with
-    /// makes it current. Returns whether it did. [WP 5.4.5]
+    /// makes it current. Returns whether it did. To be called as long as
+    /// [`Keypair::is_unconfirmed`] says so. [WP 5.4.5]
     pub fn confirm(&mut self, local_index: u32, now: Now) -> bool {
-        if !self.keypairs.awaits(local_index) {
+        if !self.keypairs.awaits(local_index, now.instant) {
             return false;
         }
         if matches!(self.crossing, Crossing::Answered) {
@@ -327,6 +332,7 @@ impl Tunnel {
         self.release_dropped(dropped);
         self.timers.handshake_complete(now);
         self.push(TunnelEvent::CurrentChanged);
+        self.push(TunnelEvent::SendStaged);
         true
     }
 }
@@ -378,6 +384,11 @@ impl Tunnel {
     fn derive(&self, keys: DerivedKeys, now: Instant) -> Arc<Keypair> {
         self.timers.session_derived(now);
         Keypair::new(keys, now)
+    }
+
+    /// Which of two crossed initiations both sides prefer.
+    fn ours_wins(&self, identity: &Identity) -> bool {
+        identity.public_key() > self.remote_static()
     }
 
     fn authenticated(&self, now: Instant) -> Authenticated {

@@ -195,14 +195,16 @@ fn three_slots() {
     assert_eq!(dropped(keypairs.add_initiator(keypair(2, true))), []);
     assert_eq!(slots(&keypairs), (Some(1), Some(2), None));
     assert_eq!(dropped(keypairs.add_initiator(keypair(3, true))), [1]);
-    assert_eq!(dropped(keypairs.add_responder(keypair(4, false))), [2]);
+    assert_eq!(dropped(keypairs.add_responder(keypair(4, false), false)), [2]);
     assert_eq!(slots(&keypairs), (None, Some(3), Some(4)));
-    assert_eq!(dropped(keypairs.add_responder(keypair(5, false))), [4]);
-    assert_eq!((keypairs.awaits(4), keypairs.awaits(3), keypairs.awaits(5)), (false, false, true));
+    assert_eq!(dropped(keypairs.add_responder(keypair(5, false), false)), [4]);
+    assert!(keypairs.next().unwrap().is_unconfirmed() && !keypairs.current().unwrap().is_unconfirmed());
+    assert_eq!((keypairs.awaits(4, T0), keypairs.awaits(3, T0), keypairs.awaits(5, T0)), (false, false, true));
     assert_eq!(dropped(keypairs.confirm_next()), []);
     assert_eq!(slots(&keypairs), (Some(3), Some(5), None));
+    assert!(!keypairs.current().unwrap().is_unconfirmed());
     assert_eq!(dropped(keypairs.confirm_next()), [], "nothing to confirm");
-    assert_eq!(dropped(keypairs.add_responder(keypair(6, false))), [3]);
+    assert_eq!(dropped(keypairs.add_responder(keypair(6, false), false)), [3]);
     assert_eq!(dropped(keypairs.add_initiator(keypair(7, true))), [5], "an unconfirmed next outlives current");
     assert_eq!(slots(&keypairs), (Some(6), Some(7), None));
     assert_eq!(dropped(keypairs.clear()), [6, 7]);
@@ -212,29 +214,46 @@ fn three_slots() {
 /// Crossed initiations keep all three receivable; the winner's keypair is the one sent on.
 #[test]
 fn crossed_slots() {
-    let cross = |ours_won| {
+    let cross = |ours_wins| {
         let mut keypairs = Keypairs::default();
         dropped(keypairs.add_initiator(keypair(1, true)));
-        dropped(keypairs.add_responder(keypair(2, false)));
-        assert_eq!(dropped(keypairs.add_crossed_initiator(keypair(3, true), ours_won)), []);
+        dropped(keypairs.add_responder(keypair(2, false), false));
+        assert_eq!(dropped(keypairs.add_crossed_initiator(keypair(3, true), ours_wins)), []);
         assert_eq!(slots(&keypairs), (Some(1), Some(3), Some(2)));
         keypairs
     };
-    assert!(!cross(true).awaits(2));
+    assert!(!cross(true).awaits(2, age(0)));
+    assert!(cross(true).awaits(2, age(1)), "the peer has no other");
     let mut lost = cross(false);
-    assert!(lost.awaits(2));
+    assert!(lost.awaits(2, T0));
     assert_eq!(dropped(lost.confirm_next()), [1]);
     assert_eq!(slots(&lost), (Some(3), Some(2), None));
     let mut won = cross(true);
-    assert_eq!(dropped(won.add_responder(keypair(4, false))), [1, 2]);
-    assert!(won.awaits(4), "a later one is confirmed as ever");
+    assert_eq!(dropped(won.add_responder(keypair(4, false), false)), [1, 2]);
+    assert!(won.awaits(4, T0), "a later one is confirmed as ever");
+}
+
+/// An initiation that was overtaken by the response to ours has crossed it, too.
+#[test]
+fn overtaken_initiation() {
+    let check = |is_initiator, seconds, ours_wins, expected| {
+        let mut keypairs = Keypairs::default();
+        dropped(keypairs.add_initiator(keypair(1, is_initiator)));
+        dropped(keypairs.add_responder(Keypair::new(keys(2, false), age(seconds)), ours_wins));
+        assert_eq!(keypairs.awaits(2, age(seconds)), expected, "{is_initiator} {seconds} {ours_wins}");
+        assert!(keypairs.awaits(2, age(seconds + 1)));
+    };
+    check(true, 0, true, false);
+    check(true, 0, false, true);
+    check(true, 1, true, true);
+    check(false, 0, true, true);
 }
 
 #[test]
 fn a_new_identity_sends_on_none() {
     let mut keypairs = Keypairs::default();
     dropped(keypairs.add_initiator(keypair(1, true)));
-    dropped(keypairs.add_responder(keypair(2, false)));
+    dropped(keypairs.add_responder(keypair(2, false), false));
     keypairs.expire_sending();
     for keypair in [keypairs.current().unwrap(), keypairs.next().unwrap()] {
         assert!(!keypair.may_send(T0) && keypair.may_receive(T0).is_ok());

@@ -97,7 +97,7 @@ impl Side {
     fn answer(&mut self, message: &[u8], now: Now) -> Result<[u8; RESPONSE_LEN], Rejected> {
         self.consume_initiation(message, now)?;
         let index = self.index();
-        let (message, keypair) = self.tunnel.create_response(index, now, &mut self.rng)?;
+        let (message, keypair) = self.tunnel.create_response(&self.identity, index, now, &mut self.rng)?;
         assert_eq!(keypair.local_index(), index);
         Ok(message)
     }
@@ -162,7 +162,7 @@ fn one_handshake() {
     assert!(!b.tunnel.confirm(4711, at(30)));
     assert!(b.confirmed_by(&a, at(30)));
     assert!(!b.confirmed_by(&a, at(31)), "once");
-    assert_eq!(b.events(), [TunnelEvent::CurrentChanged]);
+    assert_eq!(b.events(), [TunnelEvent::CurrentChanged, TunnelEvent::SendStaged]);
     assert!(same_session(&a, &b));
     assert_eq!(a.tunnel.timers().last_handshake(), Some(at(20).unix));
     assert_eq!(b.tunnel.timers().last_handshake(), Some(at(30).unix));
@@ -376,6 +376,29 @@ fn crossed_initiations() {
                 assert!(side.indices.is_empty(), "{order:?}: {:?}", side.indices);
             }
         }
+    }
+}
+
+/// S-14: the response to ours overtakes the peer's initiation, so that only the peer knows of the
+/// crossing when ours is answered.
+#[test]
+fn an_overtaken_crossed_initiation() {
+    for swap in [false, true] {
+        let (mut a, mut b) = pair();
+        if swap {
+            core::mem::swap(&mut a, &mut b);
+        }
+        let (from_a, from_b) = (a.initiate(false, at(0)).unwrap(), b.initiate(false, at(0)).unwrap());
+        let to_a = b.answer(&from_a, at(50)).unwrap();
+        a.consume_response(&to_a, at(100)).unwrap();
+        let to_b = a.answer(&from_b, at(110)).unwrap();
+        b.consume_response(&to_b, at(150)).unwrap();
+        // Each side's first data on what it sent on until then.
+        let (from_a, from_b) = (a.current().remote_index(), b.current().remote_index());
+        b.tunnel.confirm(from_a, at(160));
+        a.tunnel.confirm(from_b, at(160));
+        assert!(same_session(&a, &b), "swapped: {swap}");
+        assert_ne!(a.current().is_initiator(), b.current().is_initiator());
     }
 }
 
