@@ -6,6 +6,7 @@
 
 use core::fmt;
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use base64ct::{Base64, Encoding};
 use rand_core::CryptoRng;
@@ -54,18 +55,13 @@ fn from_base64(text: &str) -> Result<[u8; KEY_LEN], ParseKeyError> {
     }
 }
 
-fn from_hex(text: &str) -> Result<[u8; KEY_LEN], ParseKeyError> {
+/// Where it lies, so that a secret is not copied; after an error `bytes` may hold a part.
+fn from_hex_into(text: &str, bytes: &mut [u8; KEY_LEN]) -> Result<(), ParseKeyError> {
     if text.len() != HEX_LEN {
         return Err(ParseKeyError::Length);
     }
-    let mut bytes = [0; KEY_LEN];
-    match base16ct::mixed::decode(text, &mut bytes) {
-        Ok(_) => Ok(bytes),
-        Err(_) => {
-            bytes.zeroize();
-            Err(ParseKeyError::Encoding)
-        }
-    }
+    base16ct::mixed::decode(text, bytes).map_err(|_| ParseKeyError::Encoding)?;
+    Ok(())
 }
 
 fn to_hex(bytes: &[u8; KEY_LEN]) -> String {
@@ -73,17 +69,25 @@ fn to_hex(bytes: &[u8; KEY_LEN]) -> String {
 }
 
 /// A static X25519 private key, clamped (RFC 7748 §5).
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct PrivateKey([u8; KEY_LEN]);
+///
+/// The bytes lie on the heap: a value that is moved leaves its old bytes behind, and a private key
+/// moves with every configuration that it is part of. So there is one copy, and it is wiped.
+#[derive(Clone)]
+pub struct PrivateKey(Box<[u8; KEY_LEN]>);
 
 impl PrivateKey {
     /// Takes 32 little-endian bytes and clamps them.
     pub fn from_bytes(mut bytes: [u8; KEY_LEN]) -> Self {
-        bytes[0] &= 248;
-        bytes[31] = (bytes[31] & 127) | 64;
-        let key = Self(bytes);
+        let mut key = Self(Box::new([0; KEY_LEN]));
+        key.0.copy_from_slice(&bytes);
         bytes.zeroize();
+        key.clamp();
         key
+    }
+
+    fn clamp(&mut self) {
+        self.0[0] &= 248;
+        self.0[31] = (self.0[31] & 127) | 64;
     }
 
     /// A new random key.
@@ -102,7 +106,10 @@ impl PrivateKey {
 
     /// Reads 64 characters of hexadecimal, upper or lower case.
     pub fn from_hex(text: &str) -> Result<Self, ParseKeyError> {
-        from_hex(text).map(Self::from_bytes)
+        let mut key = Self(Box::new([0; KEY_LEN]));
+        from_hex_into(text, &mut key.0)?;
+        key.clamp();
+        Ok(key)
     }
 
     /// The 32 secret bytes, clamped.
@@ -112,7 +119,7 @@ impl PrivateKey {
 
     /// The public key that belongs to this private key: X25519 with the base point 9.
     pub fn public_key(&self) -> PublicKey {
-        let secret = x25519_dalek::StaticSecret::from(self.0);
+        let secret = x25519_dalek::StaticSecret::from(*self.0);
         PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes())
     }
 
@@ -123,13 +130,27 @@ impl PrivateKey {
 
     /// The secret as 44 characters of base64, for `genkey` alone.
     pub fn to_base64(&self) -> zeroize::Zeroizing<String> {
-        zeroize::Zeroizing::new(Base64::encode_string(&self.0))
+        zeroize::Zeroizing::new(Base64::encode_string(&*self.0))
     }
 }
 
+impl Zeroize for PrivateKey {
+    fn zeroize(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl Drop for PrivateKey {
+    fn drop(&mut self) {
+        self.zeroize();
+    }
+}
+
+impl ZeroizeOnDrop for PrivateKey {}
+
 impl ConstantTimeEq for PrivateKey {
     fn ct_eq(&self, other: &Self) -> Choice {
-        self.0.ct_eq(&other.0)
+        self.0.ct_eq(&*other.0)
     }
 }
 
@@ -164,7 +185,9 @@ impl PublicKey {
 
     /// Reads 64 characters of hexadecimal, upper or lower case.
     pub fn from_hex(text: &str) -> Result<Self, ParseKeyError> {
-        from_hex(text).map(Self)
+        let mut key = Self([0; KEY_LEN]);
+        from_hex_into(text, &mut key.0)?;
+        Ok(key)
     }
 
     /// The 32 bytes.
@@ -215,7 +238,9 @@ impl PresharedKey {
 
     /// Reads 64 characters of hexadecimal, upper or lower case.
     pub fn from_hex(text: &str) -> Result<Self, ParseKeyError> {
-        from_hex(text).map(Self)
+        let mut key = Self::default();
+        from_hex_into(text, &mut key.0)?;
+        Ok(key)
     }
 
     /// The 32 secret bytes.

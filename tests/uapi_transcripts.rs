@@ -589,6 +589,97 @@ fn s_51_no_key_in_the_log() {
     }
 }
 
+/// S-51: after a set, and after the connection, no byte of its keys is anywhere in the memory of the process that served
+/// it, if the device keeps none: neither of the text nor of what was parsed, whatever the list of peers grew to.
+#[test]
+fn s_51_keys_are_wiped_from_memory() {
+    const TEST: &str = "s_51_keys_are_wiped_from_memory";
+    const SERVE: &str = "ADIT_TEST_SERVE";
+    struct Forgetful;
+    impl Configure for Forgetful {
+        fn apply(&self, _update: adit::device::config::Update) -> Result<(), adit::device::config::ApplyError> {
+            Ok(())
+        }
+        fn snapshot(&self) -> Snapshot {
+            Snapshot::default()
+        }
+    }
+    if let Ok(directory) = std::env::var(SERVE) {
+        let listener = Listener::bind(directory, "wg0").unwrap();
+        let _server = adit::uapi::serve(listener, std::sync::Arc::new(Forgetful), |_| ()).unwrap();
+        // Until the other process is done with us.
+        std::io::stdin().read_exact(&mut [0]).unwrap_err();
+        return;
+    }
+    let directory = std::env::temp_dir().join(format!("adit-uapi-memory-{}", std::process::id()));
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", TEST, "--nocapture", "--test-threads=1"])
+        .env(SERVE, &directory)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let path = directory.join("wg0.sock");
+    let deadline = Instant::now() + PATIENCE;
+    let mut stream = loop {
+        match UnixStream::connect(&path) {
+            Ok(stream) => break stream,
+            Err(_) => assert!(Instant::now() < deadline),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    // Recognisable in the middle, where clamping does not reach, and different in each key.
+    const MARK: &[u8] = b"adit-secret!";
+    let secret = |index: u32| -> [u8; 32] {
+        let mut key = [0x5a; 32];
+        key[8..12].copy_from_slice(&index.to_be_bytes());
+        key[12..24].copy_from_slice(MARK);
+        key
+    };
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut request = format!("set=1\nprivate_key={}\n", hex(&secret(0)));
+    for index in 1..=1000 {
+        request.push_str(&format!("public_key={index:064x}\npreshared_key={}\n", hex(&secret(index))));
+    }
+    stream.write_all(format!("{request}\n").as_bytes()).unwrap();
+    assert_eq!(read_reply(&mut stream), "errno=0\n\n");
+    // One that is refused, too.
+    stream.write_all(format!("{request}foo=1\n\n").as_bytes()).unwrap();
+    assert_eq!(read_reply(&mut stream), "errno=-22\n\n");
+    stream.write_all(b"get=1\n\n").unwrap();
+    assert_eq!(read_reply(&mut stream), "errno=0\n\n");
+    let found = memory_of(child.id()).map(|memory| {
+        let count = |needle: &[u8]| memory.windows(needle.len()).filter(|window| *window == needle).count();
+        (count(MARK), count(hex(MARK).as_bytes()))
+    });
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    std::fs::remove_dir_all(&directory).unwrap();
+    match found {
+        Ok(found) => assert_eq!(found, (0, 0), "copies as bytes, as text"),
+        Err(error) => println!("SKIPPED: {TEST}: the memory of a child cannot be read: {error}"),
+    }
+}
+
+/// Everything that the process can write to.
+fn memory_of(pid: u32) -> std::io::Result<Vec<u8>> {
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
+    let mut all = Vec::new();
+    for line in std::fs::read_to_string(format!("/proc/{pid}/maps"))?.lines() {
+        let (range, rest) = line.split_once(' ').unwrap();
+        if !rest.starts_with("rw") {
+            continue;
+        }
+        let (start, end) = range.split_once('-').unwrap();
+        let address = |text| u64::from_str_radix(text, 16).unwrap();
+        let mut part = vec![0; (address(end) - address(start)) as usize];
+        // What has gone in the meantime has nothing for us.
+        if std::os::unix::fs::FileExt::read_exact_at(&memory, &mut part, address(start)).is_ok() {
+            all.extend_from_slice(&part);
+        }
+    }
+    Ok(all)
+}
+
 /// The text of a get, turned into a set that makes the same.
 fn as_set(dump: &str) -> String {
     let mut body = String::from("replace_peers=true\n");

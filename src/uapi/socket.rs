@@ -280,15 +280,27 @@ fn somebody_answers(path: &Path) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    fn directory(name: &str) -> PathBuf {
-        let directory = std::env::temp_dir().join(format!("adit-uapi-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&directory);
-        directory
+    /// A directory that is gone after the test.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("adit-uapi-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
     }
 
     #[test]
     fn made_privately_and_removed() {
-        let directory = directory("made").join("deeper");
+        let scratch = Scratch::new("made");
+        let directory = scratch.0.join("deeper");
         let listener = Listener::bind(&directory, "wg0").unwrap();
         let path = directory.join("wg0.sock");
         assert_eq!(listener.path(), path);
@@ -300,7 +312,8 @@ mod tests {
 
     #[test]
     fn a_stale_socket_is_replaced() {
-        let directory = directory("stale");
+        let scratch = Scratch::new("stale");
+        let directory = scratch.0.join("run");
         fs::create_dir_all(&directory).unwrap();
         drop(UnixListener::bind(directory.join("wg0.sock")).unwrap());
         assert!(directory.join("wg0.sock").exists());
@@ -310,7 +323,8 @@ mod tests {
 
     #[test]
     fn another_ones_file_is_left_alone() {
-        let directory = directory("other");
+        let scratch = Scratch::new("other");
+        let directory = scratch.0.join("run");
         let listener = Listener::bind(&directory, "wg0").unwrap();
         let path = listener.path().to_owned();
         let other = directory.join("other.sock");
@@ -322,7 +336,8 @@ mod tests {
 
     #[test]
     fn handed_over_and_inherited() {
-        let directory = directory("inherit");
+        let scratch = Scratch::new("inherit");
+        let directory = scratch.0.join("run");
         let fd = Listener::bind(&directory, "wg0").unwrap().into_fd().unwrap();
         let path = directory.join("wg0.sock");
         assert!(path.exists(), "the file goes with the descriptor");
@@ -338,7 +353,8 @@ mod tests {
 
     #[test]
     fn removed_moved_and_replaced_are_seen() {
-        let directory = directory("watch");
+        let scratch = Scratch::new("watch");
+        let directory = scratch.0.join("run");
         let path = directory.join("wg0.sock");
         let check = |what: &str, change: &dyn Fn()| {
             let listener = Listener::bind(&directory, "wg0").unwrap();
@@ -356,7 +372,7 @@ mod tests {
             drop(UnixListener::bind(&path).unwrap());
         });
         check("its directory moved", &|| {
-            let elsewhere = directory.with_extension("moved");
+            let elsewhere = scratch.0.join("moved");
             let _ = fs::remove_dir_all(&elsewhere);
             fs::rename(&directory, &elsewhere).unwrap();
         });
@@ -368,6 +384,6 @@ mod tests {
             assert!(matches!(Listener::bind("/nowhere", name), Err(ListenError::InterfaceName(_))), "{name:?}");
         }
         let long = "x".repeat(200);
-        assert!(matches!(Listener::bind(directory("long"), long), Err(ListenError::System { .. })));
+        assert!(matches!(Listener::bind(&Scratch::new("long").0, long), Err(ListenError::System { .. })));
     }
 }
