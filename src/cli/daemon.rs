@@ -81,6 +81,11 @@ impl fmt::Display for Failure {
                     "Failed to create TUN device: {error}: choose another name, or end what has it (ip link del {name})"
                 )
             }
+            Self::Tun(error @ OpenError::NotPermitted(_)) => write!(
+                f,
+                "Failed to create TUN device: {}; run it as root, or with CAP_NET_ADMIN and access to /dev/net/tun",
+                Chain(error)
+            ),
             Self::Tun(error) => write!(f, "Failed to create TUN device: {}", Chain(error)),
             Self::Uapi(error @ ListenError::InUse(path)) => {
                 write!(
