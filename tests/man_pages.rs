@@ -3,6 +3,8 @@
 //!
 //! `ADIT_BLESS=1 cargo test --test man_pages` writes them anew.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::fs;
 use std::path::Path;
 

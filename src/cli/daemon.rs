@@ -17,8 +17,6 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -27,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use super::arguments::DaemonArguments;
 use super::background::{self, Answer};
-use super::environment::{self, Environment, EnvironmentError};
+use super::environment::{self, Environment, EnvironmentError, Numbers};
 use super::logging::{self, LogLevel};
 use super::notify::Notifier;
 use crate::device::{CloseReason, Device};
@@ -41,7 +39,8 @@ use crate::udp::linux::LinuxUdp;
 
 /// How long the end may take: promised is a second, and the log wants some of it.
 const END_LIMIT: Duration = Duration::from_millis(800);
-/// How long to wait for a daemon of the same interface that is ending: as long as its end may take.
+/// How long to wait for whoever has the name or the socket: as long as the end of a daemon may take.
+/// `ip link del wg0`, or even `kill -9`, is done before the daemon is, and the next command may be us.
 const PREDECESSOR_LIMIT: Duration = Duration::from_secs(1);
 /// How long to wait before looking again whether it has gone.
 const PREDECESSOR_PAUSE: Duration = Duration::from_millis(10);
@@ -82,6 +81,11 @@ impl fmt::Display for Failure {
                     "Failed to create TUN device: {error}: choose another name, or end what has it (ip link del {name})"
                 )
             }
+            Self::Tun(error @ OpenError::NotPermitted(_)) => write!(
+                f,
+                "Failed to create TUN device: {}; run it as root, or with CAP_NET_ADMIN and access to /dev/net/tun",
+                Chain(error)
+            ),
             Self::Tun(error) => write!(f, "Failed to create TUN device: {}", Chain(error)),
             Self::Uapi(error @ ListenError::InUse(path)) => {
                 write!(
@@ -147,30 +151,26 @@ struct Handed {
 }
 
 impl Handed {
-    fn adopt(environment: &Environment) -> Result<Self, Failure> {
+    /// Before anything is opened: a number that is not open must not have become something of ours.
+    fn adopt(numbers: Result<Numbers, EnvironmentError>) -> Result<Self, Failure> {
+        let numbers = numbers.map_err(Failure::Environment)?;
         let adopt = |variable, number: Option<RawFd>| match number.map(|number| (number, process::adopt(number))) {
             None => Ok(None),
             Some((_, Ok(fd))) => Ok(Some(fd)),
             Some((number, Err(error))) => Err(Failure::Descriptor { variable, number, error }),
         };
         Ok(Self {
-            tun: adopt(environment::TUN_FD, environment.tun_fd)?,
-            uapi: adopt(environment::UAPI_FD, environment.uapi_fd)?,
-            ready: adopt(environment::READY_FD, environment.ready_fd)?,
+            tun: adopt(environment::TUN_FD, numbers.tun)?,
+            uapi: adopt(environment::UAPI_FD, numbers.uapi)?,
+            ready: adopt(environment::READY_FD, numbers.ready)?,
         })
     }
 }
 
 /// Serves an interface, here or in the background. `words` is the whole command line.
 pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
-    // Adopted before anything is opened: a number that is not open must not become something of ours.
-    let (environment, handed) = match Environment::read(|name| std::env::var_os(name)) {
-        Ok(environment) => {
-            let handed = Handed::adopt(&environment);
-            (environment, handed)
-        }
-        Err(error) => (Environment::default(), Err(Failure::Environment(error))),
-    };
+    let environment = Environment::read(|name| std::env::var_os(name));
+    let handed = Handed::adopt(environment.numbers);
     let asked_level = arguments.log_level.or(environment.log_level);
     let level = LogLevel::parse(asked_level.as_deref());
     let settings = Settings {
@@ -181,21 +181,17 @@ pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
         dumpable: arguments.dumpable || environment.dumpable,
         notify_socket: environment.notify_socket,
     };
-    let (handed, failure) = match handed {
-        Ok(handed) => (handed, None),
-        Err(failure) => (Handed::default(), Some(failure)),
-    };
-    let Handed { tun, uapi, ready } = handed;
-    let answer = Answer::new(ready);
-    let result = match failure {
-        Some(failure) => {
-            start_log(&settings);
-            Err((failure, answer))
+    let result = match handed {
+        Ok(Handed { tun, uapi, ready }) if settings.foreground => {
+            in_foreground(&settings, tun, uapi, Answer::new(ready))
         }
-        None if settings.foreground => in_foreground(&settings, tun, uapi, answer),
-        None => {
+        Ok(Handed { tun, uapi, ready: _ }) => {
             start_log(&settings);
-            in_background(&settings, tun, uapi, words).map_err(|failure| (failure, answer))
+            in_background(&settings, tun, uapi, words).map_err(|failure| (failure, Answer::new(None)))
+        }
+        Err(failure) => {
+            start_log(&settings);
+            Err((failure, Answer::new(None)))
         }
     };
     let status = match result {
@@ -231,14 +227,9 @@ impl Edges {
         let patience = Instant::now() + PREDECESSOR_LIMIT;
         let tun = match tun {
             Some(fd) => LinuxTun::from_fd(fd),
-            None => repeated(
-                patience,
-                || LinuxTun::create(interface),
-                |error| match error {
-                    OpenError::NameTaken(name) => may_be_ending(name),
-                    _ => false,
-                },
-            ),
+            None => {
+                repeated(patience, || LinuxTun::create(interface), |error| matches!(error, OpenError::NameTaken(_)))
+            }
         };
         let tun = tun.map_err(Failure::Tun)?;
         // The name as it came to be: the system may have chosen it.
@@ -246,8 +237,6 @@ impl Edges {
         logging::set_interface(&name);
         let listener = match uapi {
             Some(fd) => Listener::inherit(fd, socket::DIRECTORY, &name),
-            // The interface was free, so whoever answers on its socket has lost it: most likely by
-            // deletion, of which they may just be learning.
             None => repeated(
                 patience,
                 || Listener::bind(socket::DIRECTORY, &name),
@@ -257,13 +246,6 @@ impl Edges {
         let listener = listener.map_err(Failure::Uapi)?;
         Ok(Self { tun, listener })
     }
-}
-
-/// Whether a TUN interface of this name exists on whose socket nobody answers: its daemon may be
-/// about to go.
-fn may_be_ending(name: &str) -> bool {
-    let socket = Path::new(socket::DIRECTORY).join(format!("{name}.sock"));
-    Path::new("/sys/class/net").join(name).join("tun_flags").exists() && UnixStream::connect(socket).is_err()
 }
 
 /// Tries until it works, fails for good, or `patience` is over.
@@ -313,7 +295,6 @@ fn in_foreground(
     if let Err(error) = process::set_dumpable(settings.dumpable) {
         tracing::warn!("The process's memory could not be closed to debuggers: {error}");
     }
-    tracing::info!("Starting adit version {}", env!("CARGO_PKG_VERSION"));
     let started = signals.map_err(Failure::Signals).and_then(|signals| {
         Edges::open(&settings.interface, tun, uapi).and_then(|edges| Daemon::start(edges, signals))
     });
@@ -337,6 +318,7 @@ impl Daemon {
     fn start(edges: Edges, signals: Signals) -> Result<Self, Failure> {
         let Edges { tun, listener } = edges;
         let name = tun.name();
+        tracing::info!("Starting adit version {}", env!("CARGO_PKG_VERSION"));
         let (end, ends) = channel();
         give_up_capabilities();
         // What any of the three sends is refused only when the end has come already.

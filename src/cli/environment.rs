@@ -24,15 +24,22 @@ pub(super) const READY_FD: &str = "ADIT_READY_FD";
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
 /// The variables that count, read.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Environment {
     pub(super) foreground: bool,
     pub(super) log_level: Option<String>,
     pub(super) dumpable: bool,
-    pub(super) tun_fd: Option<RawFd>,
-    pub(super) uapi_fd: Option<RawFd>,
-    pub(super) ready_fd: Option<RawFd>,
     pub(super) notify_socket: Option<OsString>,
+    /// What was handed over, if that can be understood.
+    pub(super) numbers: Result<Numbers, EnvironmentError>,
+}
+
+/// The numbers of descriptors that were handed over, all different.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) tun: Option<RawFd>,
+    pub(super) uapi: Option<RawFd>,
+    pub(super) ready: Option<RawFd>,
 }
 
 /// A variable has a value that cannot be meant.
@@ -63,32 +70,37 @@ impl fmt::Display for EnvironmentError {
 
 impl Environment {
     /// Reads the variables, each by `variable`.
-    pub(super) fn read(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, EnvironmentError> {
-        let set = |name| variable(name).filter(|value| !value.is_empty());
+    pub(super) fn read(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let is_one = |name| set(name).is_some_and(|value| value == "1");
-        let descriptor = |name: &'static str| match set(name) {
-            None => Ok(None),
-            Some(value) => match value.to_str().and_then(descriptor_number) {
-                Some(number) => Ok(Some(number)),
-                None => Err(EnvironmentError::NotADescriptor { variable: name, value }),
-            },
-        };
-        let environment = Self {
+        Self {
             foreground: is_one(FOREGROUND),
             log_level: set(LOG_LEVEL).map(|value| value.to_string_lossy().into_owned()),
             dumpable: is_one(DUMPABLE),
-            tun_fd: descriptor(TUN_FD)?,
-            uapi_fd: descriptor(UAPI_FD)?,
-            ready_fd: descriptor(READY_FD)?,
             notify_socket: set(NOTIFY_SOCKET),
-        };
-        let mut numbers: Vec<RawFd> =
-            [environment.tun_fd, environment.uapi_fd, environment.ready_fd].into_iter().flatten().collect();
-        numbers.sort_unstable();
-        match numbers.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(EnvironmentError::SameDescriptor(pair[0])),
-            None => Ok(environment),
+            numbers: Numbers::read(set),
         }
+    }
+}
+
+impl Numbers {
+    fn read(set: impl Fn(&str) -> Option<OsString>) -> Result<Self, EnvironmentError> {
+        let number = |variable: &'static str| match set(variable) {
+            None => Ok(None),
+            Some(value) => match value.to_str().and_then(descriptor_number) {
+                Some(number) => Ok(Some(number)),
+                None => Err(EnvironmentError::NotADescriptor { variable, value }),
+            },
+        };
+        let Self { tun, uapi, ready } = Self { tun: number(TUN_FD)?, uapi: number(UAPI_FD)?, ready: number(READY_FD)? };
+        for (one, other) in [(tun, uapi), (tun, ready), (uapi, ready)] {
+            if let (Some(one), Some(other)) = (one, other)
+                && one == other
+            {
+                return Err(EnvironmentError::SameDescriptor(one));
+            }
+        }
+        Ok(Self { tun, uapi, ready })
     }
 }
 
@@ -102,15 +114,23 @@ fn descriptor_number(text: &str) -> Option<RawFd> {
 mod tests {
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> Result<Environment, EnvironmentError> {
+    fn read(variables: &[(&str, &str)]) -> Environment {
         Environment::read(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
     }
 
     #[test]
     fn variables() {
-        assert_eq!(read(&[]), Ok(Environment::default()));
-        assert_eq!(read(&[(TUN_FD, ""), (LOG_LEVEL, ""), (FOREGROUND, "")]), Ok(Environment::default()));
-        assert_eq!(read(&[(FOREGROUND, "true"), (DUMPABLE, "0")]), Ok(Environment::default()));
+        let nothing = read(&[]);
+        let expected = Environment {
+            foreground: false,
+            log_level: None,
+            dumpable: false,
+            notify_socket: None,
+            numbers: Ok(Numbers::default()),
+        };
+        assert_eq!(nothing, expected);
+        assert_eq!(read(&[(TUN_FD, ""), (LOG_LEVEL, ""), (FOREGROUND, "")]), nothing);
+        assert_eq!(read(&[(FOREGROUND, "true"), (DUMPABLE, "0")]), nothing);
         let all = [
             (FOREGROUND, "1"),
             (LOG_LEVEL, "verbose"),
@@ -124,20 +144,19 @@ mod tests {
             foreground: true,
             log_level: Some("verbose".into()),
             dumpable: true,
-            tun_fd: Some(3),
-            uapi_fd: Some(4),
-            ready_fd: Some(5),
             notify_socket: Some("@x".into()),
+            numbers: Ok(Numbers { tun: Some(3), uapi: Some(4), ready: Some(5) }),
         };
-        assert_eq!(read(&all), Ok(expected));
+        assert_eq!(read(&all), expected);
     }
 
     #[test]
     fn descriptors_that_cannot_be_meant() {
         for value in ["x", "-1", "+3", "3.0", "0x3", " 3", "99999999999", "0", "2"] {
-            let error = read(&[(TUN_FD, value)]).unwrap_err();
-            assert_eq!(error, EnvironmentError::NotADescriptor { variable: TUN_FD, value: value.into() });
+            let error = EnvironmentError::NotADescriptor { variable: TUN_FD, value: value.into() };
+            assert_eq!(read(&[(TUN_FD, value)]).numbers, Err(error));
         }
-        assert_eq!(read(&[(TUN_FD, "7"), (UAPI_FD, "7")]), Err(EnvironmentError::SameDescriptor(7)));
+        assert_eq!(read(&[(TUN_FD, "7"), (UAPI_FD, "7")]).numbers, Err(EnvironmentError::SameDescriptor(7)));
+        assert_eq!(read(&[(READY_FD, "7"), (UAPI_FD, "7")]).numbers, Err(EnvironmentError::SameDescriptor(7)));
     }
 }

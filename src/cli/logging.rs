@@ -102,7 +102,8 @@ pub(super) fn start(interface: &str, level: LogLevel) -> io::Result<()> {
         return Ok(());
     }
     thread::Builder::new().name("log".to_owned()).spawn(move || {
-        // Refused only where there was nothing to give up.
+        // Refused only to those who have nothing to give up.
+        let _ = capabilities::bound_to(Capabilities::NONE);
         let _ = capabilities::keep_only(Capabilities::NONE);
         if let Some(log) = LOG.get() {
             log.write_all(&receiver, &mut io::stderr());
@@ -157,7 +158,13 @@ impl Log {
     /// Writes until the program ends. What cannot be written is lost: there is nobody to tell.
     fn write_all(&self, orders: &Receiver<Order>, output: &mut impl Write) {
         while let Ok(order) = orders.recv() {
-            let Order::Write(line) = order else { continue };
+            let line = match order {
+                Order::Write(line) => line,
+                Order::Flush(done) => {
+                    drop(done);
+                    continue;
+                }
+            };
             let _ = output.write_all(self.format(&line).as_bytes());
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {

@@ -56,7 +56,7 @@ mod tests {
         std::thread::spawn(|| {
             let signals = Signals::block(&[libc::SIGUSR1, libc::SIGUSR2]).unwrap();
             // SAFETY: sends a signal to the calling thread, which has it blocked.
-            assert_eq!(unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGUSR2) }, 0);
+            assert_eq!(unsafe { libc::raise(libc::SIGUSR2) }, 0);
             assert_eq!(signals.wait().unwrap(), libc::SIGUSR2);
         })
         .join()
