@@ -130,10 +130,18 @@ fn behind_nat() -> BehindNat {
     server.ip("address add 10.2.0.2/24 dev outer");
     nat.sysctl("net.ipv4.ip_forward", "1");
     nat.nft(
-        "table ip nat { chain postrouting { type nat hook postrouting priority srcnat; \
-           ip saddr 10.1.0.0/24 oifname \"public\" masquerade; } }; \
-         table ip filter { chain forward { type filter hook forward priority filter; policy accept; \
-           iifname \"public\" ct state new drop; } }",
+        "table ip nat {
+             chain postrouting {
+                 type nat hook postrouting priority srcnat
+                 ip saddr 10.1.0.0/24 oifname public masquerade
+             }
+         }
+         table ip filter {
+             chain forward {
+                 type filter hook forward priority filter
+                 iifname public ct state new drop
+             }
+         }",
     );
     nat.sysctl("net.netfilter.nf_conntrack_udp_timeout", &NAT_TIMEOUT_S.to_string());
     nat.sysctl("net.netfilter.nf_conntrack_udp_timeout_stream", &NAT_TIMEOUT_S.to_string());
@@ -307,13 +315,19 @@ fn a_persistent_keepalive_is_sent_on_link_up() {
     let pair = Pair::new();
     let shaken = |node: &Node, other: &Node| node.peer(other).latest_handshake > 0;
     let key = &pair.right.keys.public;
-    pair.left.daemon.ip("link set DEV down");
+    let down = || {
+        pair.left.daemon.ip("link set DEV down");
+        wait_until("the daemon notices, and closes its socket", NOTICE_LIMIT, || {
+            pair.left.ns.run(&format!("ss -Huln sport = :{}", pair.left.port)).is_empty()
+        });
+    };
+    down();
     pair.left.daemon.set(&format!("peer {key} persistent-keepalive 25"));
     assert!(!shaken(&pair.left, &pair.right), "nothing is sent while it is down");
     pair.left.daemon.ip("link set DEV up");
     wait_until("a handshake without any traffic", NOTICE_LIMIT, || shaken(&pair.left, &pair.right));
     // And again with a session that the first one left behind, well before the interval of 25 s is over.
-    pair.left.daemon.ip("link set DEV down");
+    down();
     let rx = pair.right.peer(&pair.left).rx;
     pair.left.daemon.ip("link set DEV up");
     wait_until("a packet without any traffic", NOTICE_LIMIT, || pair.right.peer(&pair.left).rx > rx);

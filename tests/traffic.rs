@@ -216,7 +216,9 @@ fn check_routing_loop(with_session: bool) {
     // still on its way when the loop ends would make its endpoints loop in their turn.)
     let key = &pair.right.keys.public;
     pair.left.daemon.ip("route add 10.66.0.0/24 dev DEV");
-    pair.left.daemon.set(&format!("peer {key} allowed-ips {}/32,10.66.0.0/24 endpoint 10.66.0.1:9", pair.right.inner_v4));
+    pair.left
+        .daemon
+        .set(&format!("peer {key} allowed-ips {}/32,10.66.0.0/24 endpoint 10.66.0.1:9", pair.right.inner_v4));
     let lost = ping_with(&pair.left.ns, &format!("-c 5 -i 0.2 -W 1 {}", pair.right.inner_v4));
     assert_eq!(lost.received, 0, "{}", lost.text);
     assert!(pair.left.daemon.is_running());

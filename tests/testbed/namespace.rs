@@ -46,6 +46,8 @@ impl Namespace {
         namespace.sysctl("net.ipv6.conf.all.accept_dad", "0");
         namespace.sysctl("net.ipv6.conf.default.accept_dad", "0");
         namespace.sysctl("net.ipv6.conf.default.router_solicitations", "0");
+        // An address that goes takes no other with it.
+        namespace.sysctl("net.ipv4.conf.all.promote_secondaries", "1");
         namespace
     }
 
@@ -87,10 +89,10 @@ impl Namespace {
         run_to_end(Command::new("ip").args(["-n", self.name()]).args(line.split_whitespace()), COMMAND_LIMIT)
     }
 
-    /// Loads rules of nftables into the namespace.
+    /// Loads rules of nftables into the namespace; each statement ends with a semicolon or a new line.
     #[track_caller]
     pub fn nft(&self, rules: &str) {
-        run_to_end(self.command("nft").arg(rules), COMMAND_LIMIT);
+        run_to_end(self.command("nft").arg(rules.replace(';', "\n")), COMMAND_LIMIT);
     }
 
     /// Sets a kernel parameter of the namespace.
