@@ -1,8 +1,8 @@
 //! Many peers: how long a configuration of 20,000 takes to load and to read back, what a peer costs in memory, and that
 //! none of them costs a wake-up.
 //!
-//! The bounds of the release build are what the project promises; a build with debug assertions, which tests run
-//! against by default, is held to the wider ones beside them. `scripts/measure-scale.sh` measures the release build.
+//! Times of a release build are what the project promises; the build that tests run against by default is held to the
+//! wider ones beside them. `scripts/measure-scale.sh` runs these tests with a release build and with its bounds.
 
 mod testbed;
 
@@ -18,13 +18,10 @@ use testbed::{Daemon, Implementation, Keys, Namespace, random_bytes, wait_until}
 const PEERS: usize = 20_000;
 const SESSIONS: usize = 1_000;
 
-/// A bound for the release build and one for a build that checks itself.
-const fn bound<T: Copy>(release: T, checking: T) -> T {
-    if cfg!(debug_assertions) { checking } else { release }
-}
-
-const SETCONF_MAX: Duration = bound(Duration::from_secs(1), Duration::from_secs(4));
-const DUMP_MAX: Duration = bound(Duration::from_millis(300), Duration::from_millis(1500));
+/// Loading 20,000 peers and listing them, in a release build.
+const RELEASE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(300));
+/// The same in a build for tests, on a machine that runs other tests at the same time.
+const CHECKING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(1500));
 /// Resident bytes for a peer that is only configured. Memory does not depend on the build.
 const CONFIGURED_PEER_BYTES_MAX: u64 = 2 * 1024;
 /// Resident bytes for a peer with a live session.
@@ -42,10 +39,11 @@ fn configuration(private_key: &str, peers: usize) -> String {
     conf
 }
 
-/// `wg`'s own share of the time is that of `wg` against a daemon that has nothing to say.
+/// Times include `wg`'s own.
 #[test]
 fn twenty_thousand_peers_are_configured_and_listed_in_time_and_memory() {
     privileged!();
+    let (setconf_max, dump_max) = if std::env::var_os("ADIT_RELEASE_BOUNDS").is_some() { RELEASE } else { CHECKING };
     let ns = Namespace::new("only");
     let daemon = Daemon::start(&ns, Implementation::Adit);
     daemon.ip("link set DEV up");
@@ -65,18 +63,18 @@ fn twenty_thousand_peers_are_configured_and_listed_in_time_and_memory() {
     println!("{PEERS} peers: setconf {setconf:?}, dump {dumped:?}, {per_peer} bytes resident per peer");
 
     assert_eq!(dump.lines().count(), PEERS + 1);
-    assert!(setconf < SETCONF_MAX, "setconf took {setconf:?}, bound {SETCONF_MAX:?}");
-    assert!(dumped < DUMP_MAX, "dump took {dumped:?}, bound {DUMP_MAX:?}");
+    assert!(setconf < setconf_max, "setconf took {setconf:?}, bound {setconf_max:?}");
+    assert!(dumped < dump_max, "dump took {dumped:?}, bound {dump_max:?}");
     assert!(per_peer < CONFIGURED_PEER_BYTES_MAX, "{per_peer} bytes per peer, bound {CONFIGURED_PEER_BYTES_MAX}");
 
     // The same again changes nothing, and all of them go as fast.
     let start = Instant::now();
     daemon.setconf(&conf);
-    assert!(start.elapsed() < SETCONF_MAX, "the same again took {:?}", start.elapsed());
+    assert!(start.elapsed() < setconf_max, "the same again took {:?}", start.elapsed());
     assert_eq!(daemon.show("dump"), dump, "peers are listed in a stable order");
     let start = Instant::now();
     daemon.setconf(&configuration(&keys.private, 0));
-    assert!(start.elapsed() < SETCONF_MAX, "removing them took {:?}", start.elapsed());
+    assert!(start.elapsed() < setconf_max, "removing them took {:?}", start.elapsed());
     assert_eq!(daemon.dump().peers, []);
 }
 
