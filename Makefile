@@ -1,0 +1,40 @@
+# The verbs of this repository. CI calls the same ones (.ci/run).
+
+.DEFAULT_GOAL := help
+.PHONY: help check test demo bench fuzz install clean
+
+PREFIX ?= /usr/local
+# What `make bench` passes on, for instance: make bench BENCH_ARGS=--quick
+BENCH_ARGS ?=
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+check: ## Formatting, lints, the no_std build, docs, licences
+	scripts/check.sh
+
+test: ## Every test; as root also those in network namespaces (installs the tools they need)
+	scripts/install-tools.sh
+	scripts/test.sh
+
+demo: ## A tunnel between two namespaces: ping, iperf3 both ways, wg show (root)
+	@if [ "$$(id -u)" = 0 ]; then scripts/install-tools.sh --demo; fi
+	cargo build --release --bin adit
+	scripts/demo.sh target/release/adit
+
+bench: ## Side by side with other implementations, end to end (root)
+	scripts/install-tools.sh
+	cargo build --release --bin adit
+	benches/e2e/run.py $(BENCH_ARGS)
+
+fuzz: ## Builds the fuzz targets, where cargo-fuzz is installed
+	@if [ ! -d fuzz ]; then echo "fuzz: there are no fuzz targets"; \
+	elif cargo fuzz --version >/dev/null 2>&1; then cargo fuzz build; \
+	else echo "fuzz: cargo-fuzz is not installed (cargo install cargo-fuzz; it needs a nightly toolchain)"; fi
+
+install: ## The program, its man page and its unit, under PREFIX (/usr/local)
+	cargo build --release --bin adit
+	install -D -m 0755 target/release/adit $(DESTDIR)$(PREFIX)/bin/adit
+
+clean: ## Removes what was built
+	cargo clean

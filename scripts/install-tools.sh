@@ -1,0 +1,40 @@
+#!/bin/bash
+# Installs what the tests, the demo and the benchmark need: tools of Debian, and the other implementations of WireGuard.
+# Idempotent; what is there is left alone. Without root it says what it could not install, and goes on.
+#
+#   scripts/install-tools.sh          everything
+#   scripts/install-tools.sh --demo   only what the demo needs
+set -euo pipefail
+
+# Where Debian's administration tools lie, also for users who do not have them in their path.
+PATH="$PATH:/usr/sbin:/sbin:${CARGO_HOME:-$HOME/.cargo}/bin"
+
+declare -A package_of=(
+    [wg]=wireguard-tools [ip]=iproute2 [ping]=iputils-ping [iperf3]=iperf3
+)
+declare -A crate_of=()
+if [[ "${1:-}" != --demo ]]; then
+    package_of+=(
+        [wireguard-go]=wireguard-go [tcpdump]=tcpdump [tshark]=tshark [ncat]=ncat [nft]=nftables
+        [ethtool]=ethtool [sysctl]=procps [capsh]=libcap2-bin [setpriv]=util-linux
+    )
+    crate_of+=([boringtun-cli]=boringtun-cli@0.7.1 [gotatun]=gotatun-cli@0.10.2)
+fi
+
+packages=()
+for tool in "${!package_of[@]}"; do
+    command -v "$tool" >/dev/null || packages+=("${package_of[$tool]}")
+done
+if (( ${#packages[@]} )); then
+    if (( EUID == 0 )) && command -v apt-get >/dev/null; then
+        apt-get update -q
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}"
+    else
+        echo "install-tools: not installed (needs root and apt): ${packages[*]}" >&2
+    fi
+fi
+
+for program in "${!crate_of[@]}"; do
+    command -v "$program" >/dev/null && continue
+    cargo install --locked "${crate_of[$program]}" || echo "install-tools: not installed: ${crate_of[$program]}" >&2
+done

@@ -1,0 +1,45 @@
+#!/bin/bash
+# Runs every test and sums up: the runner's closing lines, what was skipped and why, and a line of totals, which also
+# goes to target/test-summary. Fails if a test fails; what was skipped is for the caller to judge.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+mkdir -p target
+log=target/test.log
+export ADIT_SKIPS="$PWD/target/test-skips"
+: >"$log"
+: >"$ADIT_SKIPS"
+# A backtrace for each failing assertion buries the testbed's own report of daemons and networks.
+export RUST_BACKTRACE="${ADIT_BACKTRACE:-0}"
+start=$SECONDS
+status=0
+
+# Slow tests that are ignored by default run too: nothing is left out here that could run.
+cargo test --no-fail-fast --lib --bins --tests --examples -- --include-ignored --show-output 2>&1 | tee -a "$log" || status=1
+cargo test --no-fail-fast --doc 2>&1 | tee -a "$log" || status=1
+
+# Tests print the line too, for those that do not know of the file.
+skips=$({ cat "$ADIT_SKIPS"; grep -a '^SKIPPED: ' "$log"; } | sort -u)
+
+echo
+echo "=== what the test runner said"
+grep -aE '^ +(Running|Doc-tests) |^test result: |^error' "$log"
+sum() { grep -a '^test result: ' "$log" | grep -oE "[0-9]+ $1" | awk '{ total += $1 } END { print total + 0 }'; }
+passed=$(sum passed)
+failed=$(sum failed)
+skipped=$(( $(printf '%s' "$skips" | grep -c .) + $(sum ignored) ))
+# A test that says it was skipped returns like one that passed.
+passed=$(( passed - $(printf '%s' "$skips" | grep -c .) ))
+# A target that does not build, or dies, has no result line.
+if (( status != 0 && failed == 0 )); then failed=1; fi
+
+if (( skipped > 0 )); then
+    echo
+    echo "=== skipped: $skipped"
+    printf '%s\n' "$skips"
+    grep -aE '^test .* \.\.\. ignored' "$log"
+fi
+echo
+echo "tests took $(( SECONDS - start )) s"
+echo "$passed passed, $failed failed, $skipped skipped" | tee target/test-summary
+exit "$status"

@@ -1,0 +1,177 @@
+//! Commands with a deadline, processes that are killed on drop, scratch folders, and what `/proc` says.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::sys;
+
+/// How often a running command is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Runs a command to its end and gives what it printed; fails the test if it fails or takes longer than `limit`.
+#[track_caller]
+pub fn run_to_end(command: &mut Command, limit: Duration) -> String {
+    match try_run_to_end(command, limit) {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
+        Ok(output) => panic!(
+            "{command:?}: {}\n{}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        ),
+        Err(error) => panic!("{command:?}: {error}"),
+    }
+}
+
+/// Runs a command to its end; an error if it cannot be started or takes longer than `limit` (then it is killed).
+pub fn try_run_to_end(command: &mut Command, limit: Duration) -> io::Result<Output> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut stdout = child.stdout.take().expect("stdout is piped");
+    let mut stderr = child.stderr.take().expect("stderr is piped");
+    let deadline = Instant::now() + limit;
+    std::thread::scope(|scope| {
+        let read_all = |from: &mut dyn Read| {
+            let mut bytes = Vec::new();
+            from.read_to_end(&mut bytes).map(|_| bytes)
+        };
+        let stdout = scope.spawn(move || read_all(&mut stdout));
+        let stderr = scope.spawn(move || read_all(&mut stderr));
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                child.kill()?;
+                child.wait()?;
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("still running after {limit:?}")));
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        };
+        let stdout = stdout.join().expect("reading does not panic")?;
+        let stderr = stderr.join().expect("reading does not panic")?;
+        Ok(Output { status, stdout, stderr })
+    })
+}
+
+/// Sends a signal to a process; false if there is no such process.
+pub fn signal(pid: u32, number: i32) -> bool {
+    sys::send_signal(pid, number).is_ok()
+}
+
+/// One field of `/proc/PID/status`, such as `VmRSS`; `None` when the process is gone.
+pub fn status_field(pid: u32, field: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// A process whose output goes to a file, killed on drop.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a command, both outputs into the file `log`.
+    #[track_caller]
+    pub fn spawn(mut command: Command, log: PathBuf) -> Self {
+        let file = File::create(&log).expect("the scratch folder can be written");
+        let again = file.try_clone().expect("a file can be duplicated");
+        let child = command.stdin(Stdio::null()).stdout(file).stderr(again).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { child, log }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has printed so far.
+    pub fn log(&self) -> String {
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child is ours to wait for")
+    }
+
+    /// Waits for its end, at most `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, number: i32) {
+        signal(self.pid(), number);
+    }
+
+    /// Kills it and waits until it is gone.
+    pub fn kill(&mut self) {
+        // Fails only if it has already been waited for, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A folder for one test's files, deleted on drop unless the test fails.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes a new, empty folder.
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{number}", std::process::id()));
+        // A leftover of another process that had the same id.
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).expect("cargo's folder for tests can be written");
+        Self(path)
+    }
+
+    /// Where the folder is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A path in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes a file into it and gives its path.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.file(name);
+        fs::write(&path, text).expect("the scratch folder can be written");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}

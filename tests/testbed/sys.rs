@@ -1,0 +1,30 @@
+//! The two system calls that std lacks: entering a network namespace and sending a signal.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+pub const SIGINT: i32 = libc::SIGINT;
+pub const SIGKILL: i32 = libc::SIGKILL;
+pub const SIGTERM: i32 = libc::SIGTERM;
+
+/// Moves the calling thread, and nothing else, into the network namespace that `namespace` is an open handle of.
+pub fn enter_network_namespace(namespace: &File) -> io::Result<()> {
+    // SAFETY: setns takes no pointers; the descriptor is open for as long as `namespace` is borrowed.
+    let result = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends `signal` to the process `pid`.
+pub fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
+    let pid = i32::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: kill takes no pointers.
+    let result = unsafe { libc::kill(pid, signal) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The caller's effective user id.
+pub fn effective_user() -> u32 {
+    // SAFETY: geteuid takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
