@@ -334,6 +334,26 @@ fn the_endpoint_follows_the_newest_authenticated_packet() {
     assert_eq!(endpoint(), Some(outer(8)));
 }
 
+/// [WP 2] Whose an inner source is, the table of the whole device says, not the sending peer's own ranges.
+#[test]
+fn a_peer_must_not_speak_for_an_address_of_another() {
+    let (_network, left, right) = pair();
+    let owner = |number: u8, address: Ipv4Addr, prefix_len: u8| {
+        let mut peer = PeerUpdate::new(key(number).public_key());
+        let allowed_ip = AllowedIp { address: address.into(), prefix_len };
+        peer.allowed_ips = vec![AllowedIpUpdate { allowed_ip, remove: false }];
+        peer
+    };
+    let peers = vec![owner(1, inner(0), 24), owner(3, inner(3), 32)];
+    right.device.apply(Update { peers, ..Update::default() }).unwrap();
+    shake_hands(&left, &right);
+    assert!(left.tun.send(&packet(3, 2, 1, 0, 100)));
+    let own = packet(4, 2, 2, 0, 100);
+    assert!(left.tun.send(&own));
+    assert_eq!(right.tun.receive(PATIENCE).as_deref(), Some(&own[..]));
+    assert_eq!(right.device.drops(Rejected::ForbiddenSource), 1);
+}
+
 /// [WP 5.1] Whoever does not know our public key gets no byte, whatever is sent.
 #[test]
 fn strangers_get_no_answer() {
