@@ -9,7 +9,7 @@ use adit::device::{CloseReason, Device};
 use adit::key::{PresharedKey, PrivateKey, PublicKey};
 use adit::proto::rejected::Rejected;
 use adit::tun::memory::{MemoryTun, MemoryTunHandle};
-use adit::tun::{ReceiveError, Readiness, Tun, TunEvents, TunQueue, Wake};
+use adit::tun::{Readiness, ReceiveError, Tun, TunEvents, TunQueue, Wake};
 use adit::udp::memory::MemoryNetwork;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -201,11 +201,7 @@ fn replacing_peers_is_a_difference() {
     let psk = PresharedKey::from_bytes([7; 32]);
     // First the one who answers: the keepalive starts the handshake at once.
     two.add(PeerUpdate { preshared_key: Some(psk.clone()), ..PeerUpdate::new(public_key(1)) });
-    one.add(PeerUpdate {
-        persistent_keepalive: Some(25),
-        preshared_key: Some(psk),
-        ..PeerUpdate::new(public_key(2))
-    });
+    one.add(PeerUpdate { persistent_keepalive: Some(25), preshared_key: Some(psk), ..PeerUpdate::new(public_key(2)) });
     one.add(one.peer(4));
     one.send(2, "before");
     assert_eq!(two.receive(PATIENCE).as_deref(), Some("before"));

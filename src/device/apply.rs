@@ -13,6 +13,7 @@ use super::config::{AllowedIp, ApplyError, PeerSnapshot, PeerUpdate, Snapshot, U
 use super::peer::{Peer, Wish};
 use super::{Routes, Shared, lock};
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
+use crate::proto::crypto::wipe_stack;
 use crate::proto::handshake::Identity;
 use crate::proto::tunnel::{Tunnel, TunnelEvent};
 
@@ -47,11 +48,12 @@ impl Shared {
         let mut config = lock(&self.config);
         let Update { private_key, listen_port, fwmark, replace_peers, peers } = update;
         self.apply_sockets(&mut config, listen_port, fwmark)?;
+        // Keys are borrowed from here on: what is moved leaves a copy behind that nobody wipes.
         let mut change = Change { shared: self, config: &mut config, routes: None };
         if let Some(private_key) = private_key {
             change.set_private_key(private_key);
         }
-        let touched = change.set_peers(replace_peers, peers);
+        let touched = change.set_peers(replace_peers, &peers);
         if let Some(routes) = change.routes {
             self.routes.store(Arc::new(routes));
         }
@@ -60,12 +62,14 @@ impl Shared {
                 self.want_flush(peer);
             }
         }
+        wipe_stack();
         Ok(())
     }
 
-    /// The same port and mark as before change nothing. [UAPI]
+    /// The same port and mark as before change nothing, unless the port is still to be had. [UAPI]
     fn apply_sockets(&self, config: &mut Config, port: Option<u16>, mark: Option<u32>) -> Result<(), ApplyError> {
-        let port = port.filter(|&port| port != config.requested_port && port != config.port);
+        let missing = config.up && self.bound().is_none();
+        let port = port.filter(|&port| missing || (port != config.requested_port && port != config.port));
         let mark = mark.filter(|&mark| mark != config.fwmark);
         if let Some(port) = port {
             if config.up {
@@ -150,6 +154,7 @@ impl Shared {
                 self.drops.count(crate::proto::rejected::Rejected::StagedDropped, purged);
             }
             TunnelEvent::ClearSource => peer.clear_source(),
+            TunnelEvent::SendStaged => self.want_flush(peer),
             TunnelEvent::SendInitiation { .. } => self.wish(peer, Wish::HANDSHAKE),
             TunnelEvent::SendKeepalive => self.wish(peer, Wish::KEEPALIVE),
         }
@@ -188,11 +193,11 @@ impl Change<'_> {
     }
 
     /// Returns the peers that the list named and that are there now.
-    fn set_peers(&mut self, replace: bool, updates: Vec<PeerUpdate>) -> Vec<Arc<Peer>> {
+    fn set_peers(&mut self, replace: bool, updates: &[PeerUpdate]) -> Vec<Arc<Peer>> {
         let own = self.shared.identity.load().as_ref().map(|identity| identity.public_key());
         let mut named = HashSet::new();
         if replace {
-            let kept = kept_by(&updates);
+            let kept = kept_by(updates);
             let gone: Vec<_> = self.config.peers.keys().filter(|key| !kept.contains(*key)).copied().collect();
             gone.iter().for_each(|key| self.remove(key));
         }
@@ -220,22 +225,22 @@ impl Change<'_> {
         touched
     }
 
-    fn set_peer(&mut self, update: PeerUpdate, anew: bool) -> Arc<Peer> {
+    fn set_peer(&mut self, update: &PeerUpdate, anew: bool) -> Arc<Peer> {
         let up = self.config.up;
         let peer = match self.config.peers.get(&update.public_key) {
             Some(peer) => peer.clone(),
             None => self.add(update.public_key),
         };
-        let default = |value, none| if anew { value } else { none };
-        if let Some(key) = update.preshared_key.or_else(|| default(Some(PresharedKey::default()), None)) {
-            self.shared.configure_tunnel(&peer, |tunnel| tunnel.set_preshared_key(key));
+        let no_key = PresharedKey::default();
+        if let Some(key) = update.preshared_key.as_ref().or(anew.then_some(&no_key)) {
+            self.shared.configure_tunnel(&peer, |tunnel| tunnel.set_preshared_key(key.clone()));
         }
         if let Some(address) = update.endpoint
             && peer.configure_endpoint(address)
         {
             self.shared.configure_tunnel(&peer, Tunnel::allow_initiation_now);
         }
-        if let Some(interval) = update.persistent_keepalive.or(if anew { Some(0) } else { None }) {
+        if let Some(interval) = update.persistent_keepalive.or(anew.then_some(0)) {
             let switched_on = peer.timers.set_persistent_keepalive(interval);
             if up && switched_on {
                 self.shared.wish(&peer, Wish::KEEPALIVE);
@@ -247,7 +252,7 @@ impl Change<'_> {
             if replace_ips {
                 ips.remove_owner(peer.slot);
             }
-            for change in update.allowed_ips {
+            for change in &update.allowed_ips {
                 let AllowedIp { address, prefix_len } = change.allowed_ip;
                 if change.remove {
                     ips.remove(address, prefix_len, peer.slot);

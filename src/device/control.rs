@@ -30,6 +30,7 @@ use super::workers::{EVENTS_MAX, register};
 use super::{HandshakeDatagram, IcmpSources, Shared, now, now_both};
 use crate::proto::constants::{UNDER_LOAD_AT, UNDER_LOAD_FOR};
 use crate::proto::cookie::CookieChecker;
+use crate::proto::crypto::wipe_stack;
 use crate::proto::handshake::Identity;
 use crate::proto::messages::{self, CookieReply, Initiation, MAC_LEN, Message, Response};
 use crate::proto::ratelimiter::RateLimiter;
@@ -227,10 +228,7 @@ impl Control {
             let now = now_both();
             if wishes.has(Wish::CONFIRM) {
                 let index = peer.confirmed_index.load(Ordering::Acquire);
-                let confirmed = self.with_tunnel(&peer, now, |_, tunnel, now| tunnel.confirm(index, now));
-                if confirmed {
-                    self.shared.want_flush(&peer);
-                }
+                self.with_tunnel(&peer, now, |_, tunnel, now| tunnel.confirm(index, now));
             }
             if wishes.has(Wish::HANDSHAKE) {
                 self.with_tunnel(&peer, now, |control, tunnel, now| {
@@ -241,6 +239,9 @@ impl Control {
                 self.send_keepalive(&peer);
             }
             self.reschedule(&peer);
+            if wishes.has(Wish::HANDSHAKE) {
+                wipe_stack();
+            }
         }
     }
 
@@ -254,6 +255,7 @@ impl Control {
             peer.scheduled.store(u64::MAX, Ordering::Relaxed);
             self.with_tunnel(&peer, now, |_, tunnel, now| tunnel.handle_timeout(now.instant));
             self.reschedule(&peer);
+            wipe_stack();
         }
     }
 
@@ -381,6 +383,7 @@ impl Control {
                 debug!("Handshake message from {} dropped: {reason:?}", datagram.from);
                 self.shared.drops.count(reason, 1);
             }
+            wipe_stack();
         }
         true
     }
@@ -456,7 +459,7 @@ impl Control {
             peer.rx_bytes.fetch_add(datagram.bytes().len() as u64, Ordering::Relaxed);
             debug!("{peer} - Received handshake initiation");
             let index = shared.indices.reserve(&peer, &mut control.rng).ok_or(Rejected::QueueFull)?;
-            match tunnel.create_response(index, now, &mut control.rng) {
+            match tunnel.create_response(identity, index, now, &mut control.rng) {
                 Ok((response, keypair)) => {
                     shared.indices.promote(index, keypair);
                     debug!("{peer} - Sending handshake response");

@@ -154,3 +154,53 @@ fn doubled(slots: &Slots) -> Slots {
     }
     wider
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use getrandom::SysRng;
+    use rand_core::UnwrapErr;
+
+    fn peer() -> Arc<Peer> {
+        Arc::new(Peer::new(0, 0, crate::key::PublicKey::from_bytes([1; 32]), Arc::default()))
+    }
+
+    /// [WP 5.4] Unique, found while reserved, gone when released, also across growth.
+    #[test]
+    fn indices_are_unique_found_and_freed() {
+        let table = IndexTable::new();
+        let peer = peer();
+        let mut rng = UnwrapErr(SysRng);
+        let indices: std::collections::BTreeSet<u32> =
+            (0..5000).map(|_| table.reserve(&peer, &mut rng).unwrap()).collect();
+        assert_eq!((indices.len(), table.len()), (5000, 5000));
+        for &index in &indices {
+            assert_eq!(table.get(index).unwrap().index(), index);
+        }
+        // The same slot, another index.
+        let near = *indices.iter().next().unwrap() ^ 0x8000_0000;
+        assert!(table.get(near).is_none());
+        table.release(near);
+        assert_eq!(table.len(), 5000);
+        for &index in &indices {
+            table.release(index);
+            table.release(index);
+            assert!(table.get(index).is_none());
+        }
+        assert_eq!(table.len(), 0);
+        assert_eq!(Arc::strong_count(&peer), 1, "an index that was freed holds no peer");
+    }
+
+    /// [WP 5.4] Uniform over all 32 bits: each is set in about half of them.
+    #[test]
+    fn indices_are_random_in_every_bit() {
+        let table = IndexTable::new();
+        let peer = peer();
+        let mut rng = UnwrapErr(SysRng);
+        let indices: Vec<u32> = (0..4096).map(|_| table.reserve(&peer, &mut rng).unwrap()).collect();
+        for bit in 0..32 {
+            let set = indices.iter().filter(|&&index| index >> bit & 1 == 1).count();
+            assert!((1700..2400).contains(&set), "bit {bit} is set in {set} of 4096");
+        }
+    }
+}
