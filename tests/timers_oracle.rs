@@ -327,7 +327,7 @@ fn timers_agree_with_the_kernels() {
     for _ in 0..number("ADIT_TEST_SEQUENCES").unwrap_or(SEQUENCES_DEFAULT) {
         let mut pair = Pair::new(&mut rng);
         // Some peers never answer, so that retries run out; some devices look late.
-        let (answers, late) = (rng.next_u32() % 3 != 0, rng.next_u32() % 4 == 0);
+        let (answers, late) = (!rng.next_u32().is_multiple_of(3), rng.next_u32().is_multiple_of(4));
         for _ in 0..EVENTS_PER_SEQUENCE {
             match rng.next_u32() % 4 {
                 0 => {
