@@ -197,46 +197,44 @@ pub fn transport(packet: &[u8]) -> Option<Transport> {
 // The Internet checksum (RFC 1071). Sums are of words in the machine's own order: the one's complement sum is the same
 // in either order once its two bytes are swapped back, and storing it natively does that (RFC 1071 §2.B).
 
-/// Bytes that are summed at once: 32-bit words into as many 64-bit lanes, which compilers turn into vector code and
-/// which cannot overflow within 65,535 bytes.
-const LANES: usize = 8;
-
 /// The value `number` as a word of a sum.
 pub(crate) fn word(number: u16) -> u16 {
     u16::from_ne_bytes(number.to_be_bytes())
 }
 
-/// Adds `bytes` to the sum `start`, as if a zero byte followed an odd number of them.
+/// Adds `bytes`, at most 65,535 of them, to the sum `start`, as if a zero byte followed an odd number of them.
 pub(crate) fn sum(bytes: &[u8], start: u64) -> u64 {
-    let mut lanes = [0u64; LANES];
-    let (blocks, rest) = bytes.as_chunks::<{ LANES * 4 }>();
+    // The halves of 64-bit words, each in a lane of its own: compilers make plain vector code of masking and shifting,
+    // where reading 32-bit words makes them shuffle (4 times slower), and no lane can overflow.
+    const LANES: usize = 4;
+    let (mut low, mut high) = ([0u64; LANES], [0u64; LANES]);
+    let (words, rest) = bytes.as_chunks::<8>();
+    let (blocks, words) = words.as_chunks::<LANES>();
     for block in blocks {
-        for (lane, bytes) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
-            *lane += u64::from(u32::from_ne_bytes(*bytes));
+        for lane in 0..LANES {
+            let word = u64::from_ne_bytes(block[lane]);
+            low[lane] += word & 0xffff_ffff;
+            high[lane] += word >> 32;
         }
     }
-    lanes.iter().sum::<u64>() + sum_rest(rest, start)
+    let mut sum = start + low.iter().sum::<u64>() + high.iter().sum::<u64>();
+    for word in words {
+        let word = u64::from_ne_bytes(*word);
+        sum += (word & 0xffff_ffff) + (word >> 32);
+    }
+    let (words, rest) = rest.as_chunks::<2>();
+    for word in words {
+        sum += u64::from(u16::from_ne_bytes(*word));
+    }
+    sum + rest.first().map_or(0, |&byte| u64::from(u16::from_ne_bytes([byte, 0])))
 }
 
 /// Copies `from` to `to`, which is as long, and adds it to the sum `start`.
 pub(crate) fn copy_and_sum(to: &mut [u8], from: &[u8], start: u64) -> u64 {
-    let mut lanes = [0u64; LANES];
-    let (blocks, rest) = from.as_chunks::<{ LANES * 4 }>();
-    let (to_blocks, to_rest) = to.as_chunks_mut::<{ LANES * 4 }>();
-    for (to, block) in to_blocks.iter_mut().zip(blocks) {
-        *to = *block;
-        for (lane, bytes) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
-            *lane += u64::from(u32::from_ne_bytes(*bytes));
-        }
-    }
-    to_rest.copy_from_slice(rest);
-    lanes.iter().sum::<u64>() + sum_rest(rest, start)
-}
-
-fn sum_rest(bytes: &[u8], start: u64) -> u64 {
-    let (words, rest) = bytes.as_chunks::<2>();
-    let sum = words.iter().fold(start, |sum, word| sum + u64::from(u16::from_ne_bytes(*word)));
-    sum + rest.first().map_or(0, |&byte| u64::from(u16::from_ne_bytes([byte, 0])))
+    // For a packet's worth the copy is still in the nearest cache when it is summed, which makes this as fast as a loop
+    // that does both at once, and faster than one that only the compiler's baseline of vector code can be used for.
+    to.copy_from_slice(from);
+    sum(from, start)
 }
 
 /// Adds the carries back in until 16 bits are left.

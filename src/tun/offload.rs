@@ -34,6 +34,8 @@ const VNET_GSO_ECN: u8 = 0x80;
 /// Bytes in a TCP header without options, and in a UDP header.
 const TCP_HEADER_LEN: usize = 20;
 const UDP_HEADER_LEN: usize = 8;
+/// Bytes in a TCP header with all options that it can have.
+const TRANSPORT_HEADER_MAX: usize = 60;
 /// Where the checksum lies in each.
 const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
@@ -95,8 +97,9 @@ struct Segments {
     /// Payload bytes in each but the last.
     size: usize,
     count: usize,
-    /// Sum of the pseudo-header without its length.
-    pseudo: u64,
+    /// Sum of what is the same in all segments: the pseudo-header without its length, the transport header without
+    /// sequence, flags, length and checksum.
+    sum: u64,
 }
 
 impl<'a> SuperPacket<'a> {
@@ -158,8 +161,17 @@ impl<'a> SuperPacket<'a> {
         let field = transport + checksum;
         let pseudo = u64::from(u16::from_ne_bytes([bytes[field], bytes[field + 1]]))
             + u64::from(!word((bytes.len() - transport) as u16));
+        let mut same = [0; TRANSPORT_HEADER_MAX];
+        let same = &mut same[..transport_len];
+        same.copy_from_slice(&bytes[transport..header_len]);
+        same[4..8].fill(0); // sequence, or length and checksum
+        if tcp {
+            same[12..14].fill(0); // flags
+            same[TCP_CHECKSUM..TCP_CHECKSUM + 2].fill(0);
+        }
+        let sum = sum(same, pseudo);
         let count = (bytes.len() - header_len).div_ceil(size);
-        Ok(Self { bytes, header, kind: Kind::Segments(Segments { tcp, transport, header_len, size, count, pseudo }) })
+        Ok(Self { bytes, header, kind: Kind::Segments(Segments { tcp, transport, header_len, size, count, sum }) })
     }
 
     /// A packet that came without an offload header.
@@ -230,27 +242,29 @@ impl Segments {
 
         let transport_len = self.header_len - self.transport + payload.len();
         let transport = &mut header[self.transport..];
+        let start = self.header_len + index * self.size;
+        // A transport header has an even length, so that the payload's words lie as they do in the whole.
+        let mut sum = copy_and_sum(payload, &bytes[start..start + payload.len()], self.sum);
+        sum += u64::from(word(transport_len as u16));
         let field = if self.tcp {
             let sequence = u32::from_be_bytes([transport[4], transport[5], transport[6], transport[7]]);
-            let sequence = sequence.wrapping_add((index * self.size) as u32);
-            transport[4..8].copy_from_slice(&sequence.to_be_bytes());
+            let sequence = sequence.wrapping_add((index * self.size) as u32).to_be_bytes();
+            transport[4..8].copy_from_slice(&sequence);
+            let mut flags = transport[13];
             if index + 1 < self.count {
-                transport[13] &= !(TCP_FIN | TCP_PSH);
+                flags &= !(TCP_FIN | TCP_PSH);
             }
             if index > 0 {
-                transport[13] &= !TCP_CWR;
+                flags &= !TCP_CWR;
             }
+            transport[13] = flags;
+            sum += u64::from(u32::from_ne_bytes(sequence)) + u64::from(u16::from_ne_bytes([transport[12], flags]));
             TCP_CHECKSUM
         } else {
             transport[4..6].copy_from_slice(&(transport_len as u16).to_be_bytes());
+            sum += u64::from(word(transport_len as u16));
             UDP_CHECKSUM
         };
-        transport[field..field + 2].fill(0);
-
-        let sum = sum(transport, self.pseudo + u64::from(word(transport_len as u16)));
-        let start = self.header_len + index * self.size;
-        // A transport header has an even length, so that the payload's words lie as they do in the whole.
-        let sum = copy_and_sum(payload, &bytes[start..start + payload.len()], sum);
         transport[field..field + 2].copy_from_slice(&finish(sum, !self.tcp));
     }
 }
@@ -259,12 +273,15 @@ impl Segments {
 /// the identification on by `index` and completes the checksum.
 fn write_ip_header(header: &mut [u8], total_len: usize, index: u16) {
     if header[0] >> 4 == 4 {
-        header[2..4].copy_from_slice(&(total_len as u16).to_be_bytes());
-        let id = u16::from_be_bytes([header[4], header[5]]).wrapping_add(index);
-        header[4..6].copy_from_slice(&id.to_be_bytes());
-        header[10..12].fill(0);
         let header_len = usize::from(header[0] & 0x0f) * 4;
-        let checksum = finish(sum(&header[..header_len], 0), false);
+        let id = u16::from_be_bytes([header[4], header[5]]).wrapping_add(index);
+        // Summed before it is changed, less the fields that change: reading back what was just written in smaller
+        // pieces would stall.
+        let old = [2, 4, 10].map(|field| u64::from(!u16::from_ne_bytes([header[field], header[field + 1]])));
+        let same = sum(&header[..header_len], old.iter().sum());
+        let checksum = finish(same + u64::from(word(total_len as u16)) + u64::from(word(id)), false);
+        header[2..4].copy_from_slice(&(total_len as u16).to_be_bytes());
+        header[4..6].copy_from_slice(&id.to_be_bytes());
         header[10..12].copy_from_slice(&checksum);
     } else {
         header[4..6].copy_from_slice(&((total_len - ip::IPV6_HEADER_LEN) as u16).to_be_bytes());
@@ -287,7 +304,7 @@ pub const GROUP_MAX: usize = 128;
 pub const UDP_COALESCE_MIN: usize = 512;
 
 /// Longest header that is put before coalesced payloads: virtio, IPv6, and TCP with all options it can have.
-pub const GROUP_HEADER_MAX: usize = VNET_HEADER_LEN + ip::IPV6_HEADER_LEN + 60;
+pub const GROUP_HEADER_MAX: usize = VNET_HEADER_LEN + ip::IPV6_HEADER_LEN + TRANSPORT_HEADER_MAX;
 
 /// Most bytes in an IP packet whose length field has 16 bits.
 const IP_LEN_MAX: usize = 65_535;
@@ -536,12 +553,13 @@ fn checksums_are_right(packet: &[u8], segment: &Segment) -> bool {
     if ipv4 && fold(sum(&packet[..transport], 0)) != 0xffff {
         return false;
     }
-    let rest = &packet[transport..];
-    if !segment.tcp && rest[UDP_CHECKSUM..UDP_CHECKSUM + 2] == [0, 0] {
+    if !segment.tcp && packet[transport + UDP_CHECKSUM..][..2] == [0, 0] {
         return ipv4;
     }
+    // The addresses of the pseudo-header lie right before the transport header: one pass does for both.
     let protocol = if segment.tcp { ip::TCP } else { ip::UDP };
-    fold(sum(rest, pseudo_header(packet, protocol, rest.len()))) == 0xffff
+    let rest = u64::from(word(u16::from(protocol))) + u64::from(word((packet.len() - transport) as u16));
+    fold(sum(&packet[if ipv4 { 12 } else { 8 }..], rest)) == 0xffff
 }
 
 /// Protocol and offset of the transport header of a packet that could be coalesced: exactly as long as it says,
