@@ -27,14 +27,19 @@ bench: ## Side by side with other implementations, end to end (root)
 	cargo build --release --bin adit
 	benches/e2e/run.py $(BENCH_ARGS)
 
-fuzz: ## Builds the fuzz targets, where cargo-fuzz is installed
-	@if [ ! -d fuzz ]; then echo "fuzz: there are no fuzz targets"; \
-	elif cargo fuzz --version >/dev/null 2>&1; then cargo fuzz build; \
-	else echo "fuzz: cargo-fuzz is not installed (cargo install cargo-fuzz; it needs a nightly toolchain)"; fi
+fuzz: ## Builds the fuzz targets, where cargo-fuzz and a nightly toolchain are installed
+	@if cargo fuzz --version >/dev/null 2>&1 && cargo +nightly --version >/dev/null 2>&1; then cargo +nightly fuzz build; \
+	else echo "fuzz: skipped: needs cargo-fuzz and a nightly toolchain"; \
+	echo "fuzz: (the committed corpora are replayed by make test all the same)"; fi
 
-install: ## The program, its man page and its unit, under PREFIX (/usr/local)
+install: ## The program, man page, completions and units, under PREFIX (/usr/local)
 	cargo build --release --bin adit
 	install -D -m 0755 target/release/adit $(DESTDIR)$(PREFIX)/bin/adit
+	install -D -m 0644 docs/man/adit.8 $(DESTDIR)$(PREFIX)/share/man/man8/adit.8
+	install -D -m 0644 deploy/completions/adit.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/adit
+	install -D -m 0644 deploy/completions/_adit $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_adit
+	install -D -m 0644 deploy/completions/adit.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/adit.fish
+	install -D -m 0644 deploy/systemd/adit@.service $(DESTDIR)$(PREFIX)/lib/systemd/system/adit@.service
 
 clean: ## Removes what was built
 	cargo clean
