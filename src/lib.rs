@@ -8,7 +8,8 @@
 //! | `key`, `ip`, `packet`, `sys` | nothing of ours |
 //! | `proto` | `key` |
 //! | `icmp` | `ip` |
-//! | `tun`, `udp` | `packet`, `ip`, `sys` |
+//! | `tun` | `packet`, `ip`, `sys` |
+//! | `udp` | `packet`, `ip`, `sys`, and of `tun`: Readiness, Wake |
 //! | `device` | `proto`, `tun`, `udp`, `packet`, `icmp`, `ip`, `key`, and of `sys`: clock, affinity |
 //! | `uapi` | `device::config`, `key`, `sys` |
 //! | `cli` | all |

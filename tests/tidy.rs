@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 /// Lines outside of tests that one source file may have: beyond it two nouns share a file.
 const FILE_LINES_MAX: usize = 900;
@@ -22,6 +22,7 @@ const NOT_OURS: [&str; 5] = ["target", ".git", "corpus", "artifacts", "node_modu
 const ARCHITECTURE: &str = "docs/architecture.md";
 const LEDGER: &str = "docs/protocol.md";
 const DEPENDENCIES: &str = "docs/decisions/0001-dependencies.md";
+const DIFFERENCES: &str = "docs/decisions/0007-differences.md";
 
 // --- Reading ---------------------------------------------------------------------------------
 
@@ -691,6 +692,22 @@ fn every_dependency_has_a_line_on_why() {
             problems.push(format!("{DEPENDENCIES}: `{name}` is no dependency"));
         }
     }
+    conclude(problems);
+}
+
+#[test]
+fn every_difference_is_listed() {
+    let listed = quoted(&read(DIFFERENCES));
+    let mut problems = Vec::new();
+    for source in sources(&["src"]) {
+        if source.text.contains("Differs from") && !listed.contains(&source.path) {
+            problems.push(format!("{}: its difference is not in {DIFFERENCES}", source.path));
+        }
+    }
+    let files = listed.iter().filter(|name| name.starts_with("src/"));
+    problems.extend(
+        files.filter(|name| !root().join(name).exists()).map(|name| format!("{DIFFERENCES}: there is no {name}")),
+    );
     conclude(problems);
 }
 

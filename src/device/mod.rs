@@ -48,7 +48,7 @@ use crate::proto::handshake::Identity;
 use crate::proto::messages::{INITIATION_LEN, Message};
 use crate::proto::rejected::Rejected;
 use crate::proto::time::{Instant, Now, UnixTime};
-use crate::sys;
+use crate::sys::clock;
 use crate::udp::{Received, Source, Udp, UdpQueue};
 use lookup::IndexTable;
 use peer::{Peer, Wish};
@@ -304,12 +304,12 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The clock that never goes back and counts through suspend.
 pub(crate) fn now() -> Instant {
-    Instant::from_nanos(sys::clock::boottime_nanos())
+    Instant::from_nanos(clock::boottime_nanos())
 }
 
 /// Both clocks.
 pub(crate) fn now_both() -> Now {
-    Now { instant: now(), unix: UnixTime(sys::clock::unix_time()) }
+    Now { instant: now(), unix: UnixTime(clock::unix_time()) }
 }
 
 const _: () = assert!(INITIATION_LEN <= u8::MAX as usize);
