@@ -2,6 +2,7 @@
 //! found again by a plain `cargo test`.
 //!
 //! `ADIT_SEED=n` repeats a run; the seed is printed. `ADIT_FUZZ_ROUNDS=n` makes it longer.
+#![cfg(feature = "device")]
 
 use std::fs;
 use std::path::Path;

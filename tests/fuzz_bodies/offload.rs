@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use adit::ip::{self, Header};
-use adit::packet::{Buffers, PacketRef};
+use adit::packet::{BUFFER_LEN, Buffers, PacketRef};
 use adit::tun::offload::{COALESCE_BATCH, Coalescer, GROUP_HEADER_MAX, SuperPacket, VNET_HEADER_LEN};
 
 /// Bytes of parameters for one made packet.
@@ -46,16 +46,18 @@ fn segment(whole: &SuperPacket<'_>, index: usize) -> Vec<u8> {
 
 /// Coalesces packets as if they had come from a peer, and splits every group again.
 fn coalesce(packets: &[Vec<u8>], tcp: bool, udp: bool) {
-    let mut buffers = Buffers::new(packets.iter().map(Vec::len).sum::<usize>() / 1024 + 2);
     let mut places = Vec::new();
     let (mut buffer, mut start) = (0, 0);
     for packet in packets {
-        if start + packet.len() > buffers.whole(buffer).len() {
+        if start + packet.len() > BUFFER_LEN {
             (buffer, start) = (buffer + 1, 0);
         }
-        buffers.whole(buffer)[start..][..packet.len()].copy_from_slice(packet);
         places.push(PacketRef { buffer, start: start as u32, len: packet.len() as u32 });
         start += packet.len();
+    }
+    let mut buffers = Buffers::new(buffer as usize + 1);
+    for (packet, &place) in packets.iter().zip(&places) {
+        buffers.get_mut(place).copy_from_slice(packet);
     }
 
     let mut coalescer = Coalescer::new(tcp, udp);
