@@ -1,0 +1,396 @@
+//! What a device shows on its outer and inner side, over edges in memory: how datagrams are marked, padded and staged,
+//! who is answered, and what is refused. No privileges, no system network.
+#![cfg(feature = "device")]
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use adit::device::Device;
+use adit::device::config::{AllowedIp, AllowedIpUpdate, PeerUpdate, Update};
+use adit::ip::Header;
+use adit::key::PrivateKey;
+use adit::packet::Buffers;
+use adit::proto::constants::STAGED_PACKETS_MAX;
+use adit::proto::rejected::Rejected;
+use adit::tun::memory::{MemoryTun, MemoryTunHandle};
+use adit::tun::{Readiness, Wake};
+use adit::udp::memory::{MemoryNetwork, MemoryUdp};
+use adit::udp::{Received, Sent, Transmit, Udp, UdpQueue, UdpSocket};
+
+/// Long enough for a loaded machine, and shorter than any retry, which would hide a loss.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long to look for what must not come.
+const SILENCE: Duration = Duration::from_millis(200);
+const MTU: usize = 1420;
+const PORT: u16 = 51820;
+/// The first byte of transport data.
+const DATA: u8 = 4;
+
+/// A datagram that left, as it was handed to the edge.
+#[derive(Debug, Clone)]
+struct Left {
+    to: SocketAddr,
+    tos: u8,
+    bytes: Vec<u8>,
+}
+
+/// What a test sees and changes of one device's outer side.
+#[derive(Default)]
+struct Wire {
+    left: Mutex<Vec<Left>>,
+    /// Nothing is received while this is set.
+    held: AtomicBool,
+    /// What leaves is noted and lost while this is set.
+    swallowed: AtomicBool,
+    /// ECN bits that everything received is marked with, if not 0.
+    mark: AtomicU8,
+    wakes: Mutex<Vec<Wake>>,
+}
+
+impl Wire {
+    fn left(&self) -> Vec<Left> {
+        self.left.lock().unwrap().clone()
+    }
+
+    fn release(&self) {
+        self.held.store(false, Ordering::SeqCst);
+        let wakes: Vec<Wake> = self.wakes.lock().unwrap().clone();
+        wakes.iter().for_each(|wake| wake());
+    }
+
+    /// Waits for a datagram that left and satisfies `wanted`.
+    fn expect(&self, what: &str, wanted: impl Fn(&Left) -> bool) -> Left {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(left) = self.left().into_iter().find(&wanted) {
+                return left;
+            }
+            assert!(Instant::now() < end, "no {what} among {:?}", self.left());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// A [`MemoryUdp`] with a [`Wire`] around it.
+struct Watched(MemoryUdp, Arc<Wire>);
+struct WatchedSocket(Arc<dyn UdpSocket>, Arc<Wire>);
+struct WatchedQueue(Box<dyn UdpQueue>, Arc<Wire>);
+
+impl Udp for Watched {
+    fn bind(&self, port: u16, fwmark: u32) -> io::Result<Arc<dyn UdpSocket>> {
+        Ok(Arc::new(WatchedSocket(self.0.bind(port, fwmark)?, self.1.clone())))
+    }
+}
+
+impl UdpSocket for WatchedSocket {
+    fn port(&self) -> u16 {
+        self.0.port()
+    }
+
+    fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
+        self.0.set_fwmark(fwmark)
+    }
+
+    fn queue(&self) -> io::Result<Box<dyn UdpQueue>> {
+        Ok(Box::new(WatchedQueue(self.0.queue()?, self.1.clone())))
+    }
+}
+
+impl UdpQueue for WatchedQueue {
+    fn readiness(&mut self, wake: Wake) -> Vec<Readiness> {
+        self.1.wakes.lock().unwrap().push(wake.clone());
+        self.0.readiness(wake)
+    }
+
+    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<()> {
+        if self.1.held.load(Ordering::SeqCst) {
+            received.clear();
+            return Ok(());
+        }
+        self.0.receive(buffers, received)?;
+        let mark = self.1.mark.load(Ordering::SeqCst);
+        received.iter_mut().filter(|_| mark != 0).for_each(|received| received.ecn = mark);
+        Ok(())
+    }
+
+    fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
+        let mut left = self.1.left.lock().unwrap();
+        for transmit in transmits {
+            let datagrams = transmit.data.chunks(transmit.segment.max(1));
+            left.extend(datagrams.map(|bytes| Left { to: transmit.to, tos: transmit.tos, bytes: bytes.into() }));
+        }
+        drop(left);
+        if self.1.swallowed.load(Ordering::SeqCst) {
+            let taken = transmits.iter().map(|transmit| Sent { bytes: transmit.data.len(), ..Sent::default() });
+            sent.iter_mut().zip(taken).for_each(|(sent, taken)| *sent = taken);
+        } else {
+            self.0.send(transmits, sent);
+        }
+    }
+}
+
+/// One end of a tunnel.
+struct End {
+    device: Device,
+    tun: MemoryTunHandle,
+    wire: Arc<Wire>,
+}
+
+fn outer(number: u8) -> SocketAddr {
+    (Ipv4Addr::new(192, 0, 2, number), PORT).into()
+}
+
+fn inner(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, number)
+}
+
+fn key(number: u8) -> PrivateKey {
+    PrivateKey::from_bytes([number; 32])
+}
+
+/// A device with the number `own`, up, that has number `other` as its peer.
+fn end(network: &MemoryNetwork, own: u8, other: u8) -> End {
+    let wire = Arc::<Wire>::default();
+    let (tun, handle) = MemoryTun::new("memory", MTU);
+    handle.set_addresses(&[inner(own).into()]);
+    let udp = Watched(network.host(&[outer(own).ip()]), wire.clone());
+    let device = Device::builder(tun, udp).start().unwrap();
+    let mut peer = PeerUpdate::new(key(other).public_key());
+    peer.endpoint = Some(outer(other));
+    let allowed_ip = AllowedIp { address: inner(other).into(), prefix_len: 32 };
+    peer.allowed_ips = vec![AllowedIpUpdate { allowed_ip, remove: false }];
+    let private_key = Some(Some(key(own)));
+    device.apply(Update { private_key, listen_port: Some(PORT), peers: vec![peer], ..Update::default() }).unwrap();
+    handle.set_up(true);
+    End { device, tun: handle, wire }
+}
+
+fn pair() -> (MemoryNetwork, End, End) {
+    let network = MemoryNetwork::new();
+    let (left, right) = (end(&network, 1, 2), end(&network, 2, 1));
+    (network, left, right)
+}
+
+/// An IPv4 packet with this identification and TOS byte, `len` bytes in all.
+fn packet(from: u8, to: u8, id: u16, tos: u8, len: usize) -> Vec<u8> {
+    let mut packet = vec![0xa5; len];
+    packet[..20].fill(0);
+    (packet[0], packet[1]) = (0x45, tos);
+    packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+    packet[4..6].copy_from_slice(&id.to_be_bytes());
+    (packet[8], packet[9]) = (64, 253);
+    packet[12..16].copy_from_slice(&inner(from).octets());
+    packet[16..20].copy_from_slice(&inner(to).octets());
+    let checksum = !ones_sum(&packet[..20]);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet
+}
+
+fn ones_sum(bytes: &[u8]) -> u16 {
+    let sum: u32 = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// Waits for what another thread is to bring about.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}: waited in vain");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until the links are up: before that, what is sent is lost.
+fn come_up(ends: [&End; 2]) {
+    until("sockets", || ends.iter().all(|end| !end.wire.wakes.lock().unwrap().is_empty()));
+}
+
+/// Sends one packet through and waits for it: there is a session afterwards.
+fn shake_hands(from: &End, to: &End) {
+    come_up([from, to]);
+    let first = packet(1, 2, 0, 0, 60);
+    assert!(from.tun.send(&first));
+    assert_eq!(to.tun.receive(PATIENCE).as_deref(), Some(&first[..]));
+}
+
+/// [KERNEL-DSCP] Handshake messages leave with AF41, data without.
+#[test]
+fn handshake_messages_leave_with_af41_and_data_with_none() {
+    let (_network, left, right) = pair();
+    shake_hands(&left, &right);
+    let tos = |end: &End, kind: u8| end.wire.expect("message of this type", |left| left.bytes[0] == kind).tos;
+    assert_eq!(tos(&left, 1), 0x88, "initiation");
+    assert_eq!(tos(&right, 2), 0x88, "response");
+    assert_eq!(tos(&left, DATA), 0, "data");
+}
+
+/// [KERNEL-ECN] The inner ECN bits, and nothing else of the inner TOS, are the outer ones.
+#[test]
+fn inner_ecn_is_copied_out() {
+    let (_network, left, right) = pair();
+    shake_hands(&left, &right);
+    for (id, tos) in [0xb8, 0xb9, 0xba, 0xbb].into_iter().enumerate() {
+        // Lengths of their own, by which the datagrams are told apart.
+        let packet = packet(1, 2, id as u16, tos, 200 + 16 * id);
+        assert!(left.tun.send(&packet));
+        assert_eq!(right.tun.receive(PATIENCE).as_deref(), Some(&packet[..]));
+        let datagram_len = packet.len().next_multiple_of(16) + 32;
+        let datagram = left.wire.expect("datagram", |left| left.bytes[0] == DATA && left.bytes.len() == datagram_len);
+        assert_eq!(datagram.tos, tos & 3);
+    }
+}
+
+/// [KERNEL-ECN] An outer CE marks an ECN-capable inner packet, its checksum made right; another is left as it is.
+#[test]
+fn outer_congestion_comes_in() {
+    let (_network, left, right) = pair();
+    shake_hands(&left, &right);
+    right.wire.mark.store(3, Ordering::SeqCst);
+    for (ecn, expected) in [(0, 0), (1, 3), (2, 3), (3, 3)] {
+        assert!(left.tun.send(&packet(1, 2, 7, ecn, 100)));
+        let delivered = right.tun.receive(PATIENCE).expect("the packet is delivered");
+        assert_eq!(Header::parse(&delivered).unwrap().ecn, expected, "inner {ecn}");
+        assert_eq!(ones_sum(&delivered[..20]), 0xffff);
+    }
+}
+
+/// [KERNEL-PADDING] [WP 5.4.6] Padded to 16, never beyond the MTU; a keepalive has 32 bytes.
+#[test]
+fn data_is_padded_within_the_mtu() {
+    let (_network, left, right) = pair();
+    shake_hands(&left, &right);
+    for (len, padded) in [(61, 64), (64, 64), (65, 80), (1408, 1408), (1409, MTU), (MTU, MTU)] {
+        left.wire.left.lock().unwrap().clear();
+        assert!(left.tun.send(&packet(1, 2, 0, 0, len)));
+        assert_eq!(right.tun.receive(PATIENCE).map(|packet| packet.len()), Some(len));
+        let datagram = left.wire.expect("datagram", |left| left.bytes[0] == DATA);
+        assert_eq!(datagram.bytes.len(), padded + 32, "inner length {len}");
+    }
+}
+
+/// [KERNEL-STAGED] Without a session the newest packets wait, and leave in order when there is one.
+#[test]
+fn the_newest_packets_wait_for_the_session_in_order() {
+    let (_network, left, right) = pair();
+    come_up([&left, &right]);
+    right.wire.held.store(true, Ordering::SeqCst);
+    let count = STAGED_PACKETS_MAX as u16 + 72;
+    for id in 0..count {
+        assert!(left.tun.send(&packet(1, 2, id, 0, 100)));
+    }
+    // All are staged when the oldest have been counted as dropped.
+    until("dropping the oldest", || left.device.drops(Rejected::StagedDropped) == 72);
+    right.wire.release();
+    for id in 72..count {
+        let delivered = right.tun.receive(PATIENCE).unwrap_or_else(|| panic!("packet {id} is missing"));
+        assert_eq!(delivered[..], packet(1, 2, id, 0, 100)[..], "packet {id}");
+    }
+    assert_eq!(right.tun.receive(SILENCE), None);
+    assert_eq!(left.device.drops(Rejected::StagedDropped), 72);
+}
+
+/// [WP 2.1] A peer is where its newest authenticated packet came from, even if the inner packet is then refused; what
+/// was changed or heard before moves nothing.
+#[test]
+fn the_endpoint_follows_the_newest_authenticated_packet() {
+    let (network, left, right) = pair();
+    shake_hands(&left, &right);
+    let mut places = [8, 9].map(|number| network.host(&[outer(number).ip()]).bind(PORT, 0).unwrap().queue().unwrap());
+    let mut send = |place: usize, bytes: &[u8]| {
+        let transmit =
+            Transmit { to: outer(2), source: None, tos: 0, segment: bytes.len(), data: bytes, offload: false };
+        places[place].send(&[transmit], &mut [Sent::default()]);
+    };
+    let sealed = |packet: Vec<u8>| {
+        let datagram_len = packet.len() + 32;
+        assert!(left.tun.send(&packet));
+        left.wire.expect("datagram", |left| left.bytes.len() == datagram_len).bytes
+    };
+    let endpoint = || right.device.snapshot().peers[0].endpoint;
+    let drops = |reason, count| until("a drop", || right.device.drops(reason) == count);
+
+    left.wire.swallowed.store(true, Ordering::SeqCst);
+    let datagram = sealed(packet(1, 2, 0, 0, 304));
+    let mut changed = datagram.clone();
+    changed[40] ^= 1;
+    send(0, &changed);
+    drops(Rejected::BadTag, 1);
+    assert_eq!(endpoint(), Some(outer(1)));
+
+    send(1, &datagram);
+    assert_eq!(right.tun.receive(PATIENCE).map(|packet| packet.len()), Some(304));
+    assert_eq!(endpoint(), Some(outer(9)));
+
+    send(0, &datagram);
+    drops(Rejected::ReplayedCounter, 1);
+    assert_eq!(endpoint(), Some(outer(9)));
+
+    // The inner source is not the peer's.
+    send(0, &sealed(packet(7, 2, 0, 0, 320)));
+    drops(Rejected::ForbiddenSource, 1);
+    assert_eq!(endpoint(), Some(outer(8)));
+}
+
+/// [WP 2] Whose an inner source is, the table of the whole device says, not the sending peer's own ranges.
+#[test]
+fn a_peer_must_not_speak_for_an_address_of_another() {
+    let (_network, left, right) = pair();
+    let owner = |number: u8, address: Ipv4Addr, prefix_len: u8| {
+        let mut peer = PeerUpdate::new(key(number).public_key());
+        let allowed_ip = AllowedIp { address: address.into(), prefix_len };
+        peer.allowed_ips = vec![AllowedIpUpdate { allowed_ip, remove: false }];
+        peer
+    };
+    let peers = vec![owner(1, inner(0), 24), owner(3, inner(3), 32)];
+    right.device.apply(Update { peers, ..Update::default() }).unwrap();
+    shake_hands(&left, &right);
+    assert!(left.tun.send(&packet(3, 2, 1, 0, 100)));
+    let own = packet(4, 2, 2, 0, 100);
+    assert!(left.tun.send(&own));
+    assert_eq!(right.tun.receive(PATIENCE).as_deref(), Some(&own[..]));
+    assert_eq!(right.device.drops(Rejected::ForbiddenSource), 1);
+}
+
+/// [WP 5.1] Whoever does not know our public key gets no byte, whatever is sent.
+#[test]
+fn strangers_get_no_answer() {
+    let (network, left, right) = pair();
+    shake_hands(&left, &right);
+    let stranger = network.host(&[outer(9).ip()]).bind(PORT, 0).unwrap();
+    let mut queue = stranger.queue().unwrap();
+    let lens = (0..200).chain([500, 1472, 9000, 65_507]);
+    for (kind, len) in lens.flat_map(|len| (0..6u8).map(move |kind| (kind, len))) {
+        let mut bytes: Vec<u8> = (0..len).map(|at: usize| (at as u8).wrapping_mul(151) ^ kind).collect();
+        bytes.iter_mut().zip([kind, 0, 0, 0]).for_each(|(byte, value)| *byte = value);
+        let transmit =
+            Transmit { to: outer(2), source: None, tos: 0, segment: len.max(1), data: &bytes, offload: false };
+        queue.send(&[transmit], &mut [Sent::default()]);
+    }
+    // A true packet behind them all: everything before it was looked at.
+    let last = packet(1, 2, 1, 0, 80);
+    assert!(left.tun.send(&last));
+    assert_eq!(right.tun.receive(PATIENCE).as_deref(), Some(&last[..]));
+    assert_eq!(right.tun.receive(SILENCE), None);
+    let to_stranger: Vec<Left> = right.wire.left().into_iter().filter(|left| left.to == outer(9)).collect();
+    assert!(to_stranger.is_empty(), "{to_stranger:?}");
+    assert_eq!(right.device.drops(Rejected::BadMac1), 2, "one initiation and one response of the right length");
+}
+
+/// [KERNEL-ICMP] Whom no peer has is unreachable, and the local sender is told by an address of the interface.
+#[test]
+fn a_destination_without_a_peer_is_unreachable() {
+    let (_network, left, right) = pair();
+    shake_hands(&left, &right);
+    let lost = packet(1, 77, 3, 0, 100);
+    assert!(left.tun.send(&lost));
+    let error = left.tun.receive(PATIENCE).expect("an ICMP error");
+    let header = Header::parse(&error).unwrap();
+    assert_eq!((header.source, header.destination), (IpAddr::from(inner(1)), IpAddr::from(inner(1))));
+    assert_eq!((error[9], error[20]), (1, 3), "ICMP, destination unreachable");
+    assert_eq!(error[28..48], lost[..20], "the header of the packet that it is about");
+    assert_eq!(left.device.drops(Rejected::NoRoute), 1);
+}
