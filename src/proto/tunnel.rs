@@ -48,7 +48,7 @@
 //! - a verb that fails keeps the index that it was given out of use, and releases none;
 //! - after [`Tunnel::clear`], and 540 s after the last session, no key is left.
 //!
-//! [WP 5.4] [WP 6]
+//! [WP 5.4]
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -344,7 +344,7 @@ impl Tunnel {
         self.timers.next_deadline()
     }
 
-    /// Acts on all timers that have expired. Calling it early or twice does nothing. [WP 6]
+    /// Acts on all timers that have expired. Calling it early or twice does nothing. [WP 6.4]
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(expired) = self.timers.take_expired(now) {
             match expired {
