@@ -1,6 +1,7 @@
 //! What a device shows on its outer and inner side, over edges in memory: how datagrams are marked, padded and staged,
 //! who is answered, and what is refused. No privileges, no system network.
 #![cfg(feature = "device")]
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -15,7 +15,7 @@ const NOTICE_LIMIT: Duration = Duration::from_secs(5);
 const NAT_TIMEOUT_S: u32 = 2;
 
 /// The seven points of small order and their encodings with the unused top bit set, little-endian in hexadecimal:
-/// 0, 1, two of order 8, p − 1, p and p + 1. [WP 5.4] [RFC 7748 §6.1]
+/// 0, 1, two of order 8, p − 1, p and p + 1. [WP 5.4] [RFC 7748]
 const LOW_ORDER_POINTS: [&str; 14] = [
     "0000000000000000000000000000000000000000000000000000000000000000",
     "0000000000000000000000000000000000000000000000000000000000000080",
