@@ -69,11 +69,9 @@ fn trains<A: PacketAead>(criterion: &mut Criterion) {
         train.fill(0);
         A::seal_train(&key, 0, &mut train, stride);
         let openings: Vec<Opening> = (0..TRAIN)
-            .map(|position| Opening {
-                counter: position as u64,
-                start: (position * stride + DATA_HEADER_LEN) as u32,
-                len: (payload + TAG_LEN) as u32,
-                ok: false,
+            .map(|position| {
+                let start = position * stride + DATA_HEADER_LEN;
+                Opening::new(position as u64, start as u32, (payload + TAG_LEN) as u32)
             })
             .collect();
         let mut group = criterion.benchmark_group(format!("open/{}", A::name()));

@@ -118,11 +118,10 @@ fn open(keys: &DerivedKeys, message: &[u8]) -> Vec<u8> {
     let Ok(Message::Data(header)) = messages::parse(message) else { panic!("a data message") };
     assert_eq!(header.receiver, keys.local_index);
     let sealed_len = message.len() - DATA_HEADER_LEN;
-    let mut openings =
-        [Opening { counter: header.counter, start: DATA_HEADER_LEN as u32, len: sealed_len as u32, ok: false }];
+    let mut openings = [Opening::new(header.counter, DATA_HEADER_LEN as u32, sealed_len as u32)];
     let mut buffer = message.to_vec();
     DefaultAead::open_train(&keys.receiving, &mut buffer, &mut openings);
-    assert!(openings[0].ok, "counter {}", header.counter);
+    assert!(openings[0].is_open(), "counter {}", header.counter);
     buffer[DATA_HEADER_LEN..][..sealed_len - TAG_LEN].to_vec()
 }
 

@@ -145,9 +145,9 @@ fn data([ours, theirs]: &[DerivedKeys; 2]) {
         let stride = message.len();
         DefaultAead::seal_train(&sender.sending, 0, &mut message, stride);
         let len = (stride - DATA_HEADER_LEN) as u32;
-        let mut openings = [Opening { counter: 0, start: DATA_HEADER_LEN as u32, len, ok: false }];
+        let mut openings = [Opening::new(0, DATA_HEADER_LEN as u32, len)];
         DefaultAead::open_train(&receiver.receiving, &mut message, &mut openings);
-        assert!(openings[0].ok);
+        assert!(openings[0].is_open());
     }
 }
 

@@ -47,18 +47,18 @@ fn check_packet<A: PacketAead>(key: &[u8; 32], counter: u64, plaintext: &[u8], s
     A::seal_train(key, counter, &mut train, stride);
     assert_eq!(train[..DATA_HEADER_LEN], [0xee; DATA_HEADER_LEN], "{}: the header is not touched", A::name());
     assert_eq!(&train[DATA_HEADER_LEN..], sealed, "{}: sealed", A::name());
-    let opening = [Opening { counter, start: DATA_HEADER_LEN as u32, len: sealed.len() as u32, ok: false }];
+    let opening = [Opening::new(counter, DATA_HEADER_LEN as u32, sealed.len() as u32)];
     let mut openings = opening;
     let mut opened = train.clone();
     A::open_train(key, &mut opened, &mut openings);
-    assert!(openings[0].ok, "{}: opened", A::name());
+    assert!(openings[0].is_open(), "{}: opened", A::name());
     assert_eq!(&opened[DATA_HEADER_LEN..][..plaintext.len()], plaintext, "{}: opened", A::name());
     for position in DATA_HEADER_LEN..train.len() {
         let mut broken = train.clone();
         broken[position] ^= 1 << (position % 8);
         let mut openings = opening;
         A::open_train(key, &mut broken, &mut openings);
-        assert!(!openings[0].ok, "{}: byte {position} flipped", A::name());
+        assert!(!openings[0].is_open(), "{}: byte {position} flipped", A::name());
     }
 }
 

@@ -208,8 +208,9 @@ impl Shared {
         }
     }
 
-    /// Checks mac1 and hands a handshake message to the control thread. [WP 5.4.4]
-    /// mac1 comes first, so that garbage never displaces a real handshake.
+    /// Hands a handshake message to the control thread, if it can be somebody's: mac1 is right, and what
+    /// it answers was asked. [WP 5.4.4]
+    /// Here, before the queue, so that garbage never displaces a real handshake.
     pub(crate) fn enqueue_handshake(&self, datagram: &[u8], message: &Message<'_>, received: &Received) {
         if !matches!(message, Message::CookieReply(_)) {
             let identity = self.identity.load();
@@ -219,6 +220,14 @@ impl Shared {
             if let Err(reason) = identity.check_mac1(datagram) {
                 return self.drops.count(reason, 1);
             }
+        }
+        let answered = match message {
+            Message::Response(response) => Some(response.receiver()),
+            Message::CookieReply(reply) => Some(reply.receiver()),
+            _ => None,
+        };
+        if answered.is_some_and(|index| self.indices.get(index).is_none()) {
+            return self.drops.count(Rejected::UnknownIndex, 1);
         }
         let mut bytes = [0; INITIATION_LEN];
         bytes[..datagram.len()].copy_from_slice(datagram);

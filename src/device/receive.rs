@@ -93,12 +93,8 @@ impl Receiver {
                         self.finish_run(edges, received, run_index, routes, now);
                     }
                     run_index = Some(header.receiver);
-                    self.run.push(Opening {
-                        counter: header.counter,
-                        start: start + DATA_HEADER_LEN as u32,
-                        len: len - DATA_HEADER_LEN as u32,
-                        ok: false,
-                    });
+                    let header_len = DATA_HEADER_LEN as u32;
+                    self.run.push(Opening::new(header.counter, start + header_len, len - header_len));
                 }
                 Ok(message) => self.shared.enqueue_handshake(datagram, &message, received),
                 Err(reason) => self.shared.drops.count(reason, 1),

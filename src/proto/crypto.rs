@@ -202,9 +202,20 @@ pub struct Opening {
     pub start: u32,
     /// Bytes of ciphertext and tag.
     pub len: u32,
-    /// Written by [`PacketAead::open_train`]: the tag was right, and the plaintext lies at `start`,
-    /// `len - TAG_LEN` bytes of it.
-    pub ok: bool,
+    /// Written by [`PacketAead::open_train`]; nobody outside can claim it.
+    pub(crate) ok: bool,
+}
+
+impl Opening {
+    /// A packet to be opened: its counter, and where ciphertext and tag lie in the buffer.
+    pub const fn new(counter: u64, start: u32, len: u32) -> Self {
+        Self { counter, start, len, ok: false }
+    }
+
+    /// Whether the tag was right, so that the plaintext lies at `start`, `len - TAG_LEN` bytes of it.
+    pub const fn is_open(&self) -> bool {
+        self.ok
+    }
 }
 
 /// The AEAD of transport data: ChaCha20-Poly1305 without additional data, a train at a time and in

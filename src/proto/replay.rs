@@ -59,7 +59,11 @@ impl ReplayWindow {
         Ok(Authenticated::proof())
     }
 
-    fn mark(&mut self, counter: u64) -> Result<(), Rejected> {
+    /// Marks a counter as seen, which proves nothing: for a packet, call [`accept`](Self::accept).
+    ///
+    /// # Errors
+    /// [`Rejected::MessageLimit`] and [`Rejected::ReplayedCounter`], as `accept`.
+    pub fn mark(&mut self, counter: u64) -> Result<(), Rejected> {
         if counter >= REJECT_AFTER_MESSAGES {
             return Err(Rejected::MessageLimit);
         }

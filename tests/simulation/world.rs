@@ -331,7 +331,7 @@ impl Engine {
         let (peer, keypair) = (*peer, keypair.clone());
         keypair.may_receive(now.instant)?;
         let len = (datagram.len() - DATA_HEADER_LEN) as u32;
-        let mut opening = [Opening { counter, start: DATA_HEADER_LEN as u32, len, ok: false }];
+        let mut opening = [Opening::new(counter, DATA_HEADER_LEN as u32, len)];
         keypair.open_train(datagram, &mut opening);
         let _proof = window.accept(&opening[0])?;
         self.peers[peer].endpoint = Some(from);
