@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs `test` on a thread with a network namespace of its own, if that can be had.
 fn in_namespace(name: &str, test: fn()) {
+    if !std::path::Path::new("/dev/net/tun").exists() {
+        return println!("SKIPPED: {name}: there is no /dev/net/tun");
+    }
     let run = move || {
         // SAFETY: takes its argument by value, and concerns this thread only.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
@@ -217,7 +220,7 @@ fn ends_with_its_namespace() {
         while next(&mut *events) != TunEvent::Up {}
         drop(one);
         is_gone(&mut *queue);
-        println!("event: {:?}", events.next());
+        // Nobody tells of a dying namespace: the queue is how it is noticed.
     });
 }
 
@@ -418,5 +421,45 @@ fn datagrams_sent_in_one_piece_are_split() {
             assert!(received == bytes);
         }
         println!("{} super-packets", wire.split.load(Ordering::Relaxed));
+    });
+}
+
+/// [KERNEL-ICMP]: `connect` fails at once, also where the interface has no address that could be the error's source.
+#[test]
+fn an_unreachable_message_reaches_the_application() {
+    in_namespace("an_unreachable_message_reaches_the_application", || {
+        let mut tun = LinuxTun::create("wg0").unwrap();
+        let mut queue = tun.queues().unwrap().remove(0);
+        // The addresses are another interface's; this one has only routes, and no link-local address either.
+        sh("ip link set lo up; ip addr add 10.5.0.1/32 dev lo; ip addr add fd05::1/128 dev lo; \
+            echo 1 > /proc/sys/net/ipv6/conf/wg0/addr_gen_mode; ip link set wg0 up; \
+            ip route add 10.6.0.0/16 dev wg0 src 10.5.0.1; ip route add fd06::/64 dev wg0 src fd05::1");
+        let events = tun.events().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let answers = thread::spawn(move || {
+            let mut buffers = Buffers::new(1);
+            let mut read = vec![0; BUFFER_LEN];
+            while !stopped.load(Ordering::Relaxed) {
+                let Some(packet) = queue.receive(&mut read).unwrap() else {
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                };
+                let header = packet.header();
+                let source = events.address(header.source).unwrap();
+                let Some(error) = adit::icmp::unreachable(packet.bytes(), source) else { continue };
+                buffers.whole(0)[..error.len()].copy_from_slice(&error);
+                let place = PacketRef { buffer: 0, start: 0, len: error.len() as u32 };
+                assert_eq!(queue.send(&buffers, &[place]), 0);
+            }
+        });
+        for to in ["10.6.0.1:80", "[fd06::1]:80"] {
+            let start = Instant::now();
+            let error = TcpStream::connect_timeout(&to.parse().unwrap(), PATIENCE).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EHOSTUNREACH), "{to}: {error}");
+            println!("{to}: {error} after {:?}", start.elapsed());
+        }
+        stop.store(true, Ordering::Relaxed);
+        answers.join().unwrap();
     });
 }

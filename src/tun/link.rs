@@ -249,11 +249,11 @@ impl TunEvents for LinkEvents {
         Ok(std::mem::take(&mut self.routes).then_some(TunEvent::Routes))
     }
 
-    /// IPv4 without an address: [`IPV4_DUMMY`]. IPv6 without an address, or an interface whose addresses cannot be
-    /// read: `None`.
+    /// Where the interface has none, or its addresses cannot be read: [`IPV4_DUMMY`], and for IPv6 the unspecified
+    /// address, which Linux accepts as the source of an error.
     fn address(&self, like: IpAddr) -> Option<IpAddr> {
-        let found = self.query.address(&self.link, like.is_ipv4()).ok().flatten();
-        found.or(like.is_ipv4().then_some(IpAddr::V4(IPV4_DUMMY)))
+        let fallback = if like.is_ipv4() { IpAddr::V4(IPV4_DUMMY) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+        Some(self.query.address(&self.link, like.is_ipv4()).ok().flatten().unwrap_or(fallback))
     }
 }
 
