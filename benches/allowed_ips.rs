@@ -83,6 +83,16 @@ fn tables(criterion: &mut Criterion) {
                 table
             });
         });
+        // As a configuration lists them. The random order above misses the cache at every step.
+        let mut sorted = prefixes.clone();
+        sorted.sort_unstable();
+        group.bench_function(BenchmarkId::new("insert_sorted", routes), |bencher| {
+            bencher.iter(|| {
+                let mut table = AllowedIps::new();
+                sorted.iter().for_each(|&(address, len)| table.insert(address, len, 0));
+                table
+            });
+        });
         group.bench_function(BenchmarkId::new("clone", routes), |bencher| bencher.iter(|| table.clone()));
         group.bench_function(BenchmarkId::new("remove_all", routes), |bencher| {
             bencher.iter_batched(
