@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
@@ -48,9 +49,6 @@ const HANDSHAKE_TOS: u8 = 0x88;
 const HANDSHAKES_PER_TURN: usize = 64;
 /// A port that was taken when the link came up is tried again after this.
 const BIND_RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The addresses that ICMP errors may come from when the interface has none: RFC 7600's dummy.
-const ICMP_SOURCE_V4: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 0, 8));
-
 /// The thread's state.
 pub(crate) struct Control {
     shared: Arc<Shared>,
@@ -207,8 +205,8 @@ impl Control {
     }
 
     fn refresh_icmp_sources(&mut self) {
-        let v4 = self.link.address(std::net::Ipv4Addr::UNSPECIFIED.into()).or(Some(ICMP_SOURCE_V4));
-        let v6 = self.link.address(std::net::Ipv6Addr::UNSPECIFIED.into());
+        let v4 = self.link.address(Ipv4Addr::UNSPECIFIED.into());
+        let v6 = self.link.address(Ipv6Addr::UNSPECIFIED.into());
         self.shared.set_icmp_sources(IcmpSources { v4, v6 });
     }
 

@@ -9,10 +9,7 @@
 //! - Indices are unique, and uniform over those whose slot is free.
 //! - At most half of the slots are used, so that a draw succeeds every second time at worst.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rand_core::Rng;
@@ -49,21 +46,6 @@ pub(crate) struct Session {
     pub(crate) keypair: Arc<Keypair>,
     /// Counters seen. Locked once a train, by whoever accepts in order; never across the AEAD.
     pub(crate) window: Mutex<ReplayWindow>,
-    /// As responder: no packet has come yet, so the keypair may not send.
-    unconfirmed: AtomicBool,
-}
-
-impl Session {
-    /// A session nothing was received on yet.
-    pub(crate) fn new(keypair: Arc<Keypair>) -> Self {
-        let unconfirmed = AtomicBool::new(!keypair.is_initiator());
-        Self { keypair, window: Mutex::new(ReplayWindow::default()), unconfirmed }
-    }
-
-    /// True once: for the first authenticated packet that a responder receives.
-    pub(crate) fn take_unconfirmed(&self) -> bool {
-        self.unconfirmed.load(Ordering::Relaxed) && self.unconfirmed.swap(false, Ordering::AcqRel)
-    }
 }
 
 type Slots = Box<[ArcSwapOption<Entry>]>;
@@ -116,7 +98,7 @@ impl IndexTable {
         let slots = self.slots.load();
         let place = &slots[slot(&slots, index)];
         if let Some(entry) = place.load_full().filter(|entry| entry.index == index) {
-            let session = Some(Session::new(keypair));
+            let session = Some(Session { keypair, window: Mutex::new(ReplayWindow::default()) });
             place.store(Some(Arc::new(Entry { index, peer: entry.peer.clone(), session })));
         }
     }

@@ -169,7 +169,7 @@ impl Receiver {
         let Some(proof) = proof else { return };
         peer.heard_from(Endpoint { address: received.from, source: received.source }, &proof);
         peer.rx_bytes.fetch_add(rx_bytes, Ordering::Relaxed);
-        if session.take_unconfirmed() {
+        if session.keypair.is_unconfirmed() {
             peer.confirmed_index.store(entry.index(), Ordering::Release);
             self.shared.wish(peer, Wish::CONFIRM);
         }
