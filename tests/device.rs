@@ -49,7 +49,6 @@ fn allowed(address: Ipv4Addr, prefix_len: u8) -> AllowedIpUpdate {
 fn host(network: &MemoryNetwork, number: u8) -> Host {
     let (tun, handle) = MemoryTun::new("memory", 1420);
     let device = Device::builder(tun, network.host(&[outer(number)])).start().expect("threads start");
-    handle.set_addresses(&[inner(number).into()]);
     handle.set_up(true);
     // Any port, so that it tells when the link is up; then the one that the others know.
     eventually(|| device.snapshot().listen_port != 0);

@@ -156,7 +156,6 @@ fn key(number: u8) -> PrivateKey {
 fn end(network: &MemoryNetwork, own: u8, other: u8) -> End {
     let wire = Arc::<Wire>::default();
     let (tun, handle) = MemoryTun::new("memory", MTU);
-    handle.set_addresses(&[inner(own).into()]);
     let udp = Watched(network.host(&[outer(own).ip()]), wire.clone());
     let device = Device::builder(tun, udp).start().unwrap();
     let mut peer = PeerUpdate::new(key(other).public_key());
@@ -380,7 +379,7 @@ fn strangers_get_no_answer() {
     assert_eq!(right.device.drops(Rejected::BadMac1), 2, "one initiation and one response of the right length");
 }
 
-/// [KERNEL-ICMP] Whom no peer has is unreachable, and the local sender is told by an address of the interface.
+/// [KERNEL-ICMP] Whom no peer has is unreachable, and the local sender is told in its name.
 #[test]
 fn a_destination_without_a_peer_is_unreachable() {
     let (_network, left, right) = pair();
@@ -389,7 +388,7 @@ fn a_destination_without_a_peer_is_unreachable() {
     assert!(left.tun.send(&lost));
     let error = left.tun.receive(PATIENCE).expect("an ICMP error");
     let header = Header::parse(&error).unwrap();
-    assert_eq!((header.source, header.destination), (IpAddr::from(inner(1)), IpAddr::from(inner(1))));
+    assert_eq!((header.source, header.destination), (IpAddr::from(inner(77)), IpAddr::from(inner(1))));
     assert_eq!((error[9], error[20]), (1, 3), "ICMP, destination unreachable");
     assert_eq!(error[28..48], lost[..20], "the header of the packet that it is about");
     assert_eq!(left.device.drops(Rejected::NoRoute), 1);

@@ -16,7 +16,7 @@ use super::control::Control;
 use super::lookup::IndexTable;
 use super::stats::Drops;
 use super::workers::{WAKER, Worker};
-use super::{IcmpSources, Inbox, Routes, Shared, Sockets, lock};
+use super::{Inbox, Routes, Shared, Sockets, lock};
 use crate::proto::constants::HANDSHAKE_QUEUE_MAX;
 use crate::proto::rejected::Rejected;
 use crate::tun::Tun;
@@ -74,7 +74,6 @@ impl Builder {
             sockets: Mutex::new(Sockets::default()),
             sockets_released: Condvar::new(),
             sockets_epoch: AtomicU64::new(0),
-            icmp_sources: Mutex::new(IcmpSources::default()),
             config: Mutex::default(),
         });
         let queue = tun.queues()?.into_iter().next().ok_or(io::ErrorKind::Unsupported)?;

@@ -15,7 +15,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
@@ -28,7 +27,7 @@ use tracing::{debug, error};
 use super::builder::CloseReason;
 use super::peer::{Endpoint, Peer, Wish};
 use super::workers::{EVENTS_MAX, register};
-use super::{HandshakeDatagram, IcmpSources, Shared, now, now_both};
+use super::{HandshakeDatagram, Shared, now, now_both};
 use crate::proto::constants::{UNDER_LOAD_AT, UNDER_LOAD_FOR};
 use crate::proto::cookie::CookieChecker;
 use crate::proto::crypto::wipe_stack;
@@ -164,7 +163,6 @@ impl Control {
             Ok(true) => {
                 debug!("Interface state was Down, requested Up, now Up");
                 self.refresh_queue();
-                self.refresh_icmp_sources();
                 for peer in self.all_peers() {
                     self.with_tunnel(&peer, now_both(), |_, tunnel, _| tunnel.allow_initiation_now());
                     if peer.timers.persistent_keepalive() != 0 {
@@ -198,16 +196,9 @@ impl Control {
     /// An address or a route changed: where datagrams leave from is for the routing to say again.
     /// [KERNEL-STICKY]
     fn routes_changed(&mut self) {
-        self.refresh_icmp_sources();
         for peer in self.all_peers() {
             peer.clear_source();
         }
-    }
-
-    fn refresh_icmp_sources(&mut self) {
-        let v4 = self.link.address(Ipv4Addr::UNSPECIFIED.into());
-        let v6 = self.link.address(Ipv6Addr::UNSPECIFIED.into());
-        self.shared.set_icmp_sources(IcmpSources { v4, v6 });
     }
 
     fn all_peers(&self) -> Vec<Arc<Peer>> {

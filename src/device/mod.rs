@@ -84,7 +84,6 @@ pub(crate) struct Shared {
     sockets: Mutex<Sockets>,
     sockets_released: Condvar,
     sockets_epoch: AtomicU64,
-    icmp_sources: Mutex<IcmpSources>,
     config: Mutex<apply::Config>,
 }
 
@@ -119,13 +118,6 @@ impl HandshakeDatagram {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len as usize]
     }
-}
-
-/// Addresses of the interface to send ICMP errors from.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct IcmpSources {
-    pub(crate) v4: Option<IpAddr>,
-    pub(crate) v6: Option<IpAddr>,
 }
 
 /// Peers that another thread is to look at, each at most once, and the way to wake that thread.
@@ -236,16 +228,6 @@ impl Shared {
             self.drops.count(Rejected::QueueFull, 1);
         }
         self.control.wake();
-    }
-
-    /// An address of ours, of the family of `like`, to send an ICMP error from. [KERNEL-ICMP]
-    pub(crate) fn icmp_source(&self, like: IpAddr) -> Option<IpAddr> {
-        let sources = *lock(&self.icmp_sources);
-        if like.is_ipv4() { sources.v4 } else { sources.v6 }
-    }
-
-    fn set_icmp_sources(&self, sources: IcmpSources) {
-        *lock(&self.icmp_sources) = sources;
     }
 
     /// Publishes newly bound sockets, or that there are none, to the threads that use them.

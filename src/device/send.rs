@@ -151,8 +151,7 @@ impl Sender {
     /// Tells the local sender that a packet can go nowhere. [KERNEL-ICMP]
     fn unreachable(&mut self, edges: &mut Edges<'_>, packet: &SuperPacket<'_>, reason: Rejected, now: Instant) {
         self.shared.drops.count(reason, 1);
-        let Some(source) = self.shared.icmp_source(packet.header().destination) else { return };
-        let Some(message) = icmp::unreachable(packet.bytes(), source) else { return };
+        let Some(message) = icmp::unreachable(packet.bytes()) else { return };
         if self.icmp_limiter.allow(now.as_nanos()) {
             let bytes: &[u8] = &message;
             self.icmp_buffer.whole(0)[..bytes.len()].copy_from_slice(bytes);

@@ -39,20 +39,11 @@ impl Netlink {
 
     /// Hears of all namespaces that have an id in the socket's own. Needs CAP_NET_BROADCAST.
     pub(crate) fn listen_to_all_namespaces(&self) -> io::Result<()> {
-        self.enable(libc::NETLINK_LISTEN_ALL_NSID)
-    }
-
-    /// Has the kernel heed the filters in requests for lists. Needs Linux 4.20.
-    pub(crate) fn check_strictly(&self) -> io::Result<()> {
-        self.enable(libc::NETLINK_GET_STRICT_CHK)
-    }
-
-    fn enable(&self, option: c_int) -> io::Result<()> {
         let one: c_int = 1;
         let len = size_of::<c_int>() as libc::socklen_t;
+        let (socket, option) = (self.0.as_raw_fd(), libc::NETLINK_LISTEN_ALL_NSID);
         // SAFETY: the pointer is to an `int` of `len` bytes, which is read during the call only.
-        let result =
-            unsafe { libc::setsockopt(self.0.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const one).cast(), len) };
+        let result = unsafe { libc::setsockopt(socket, libc::SOL_NETLINK, option, (&raw const one).cast(), len) };
         check(result as isize).map(drop)
     }
 

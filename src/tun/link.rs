@@ -16,7 +16,6 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -36,17 +35,11 @@ const ROUTES_DELAY_MAX: usize = 256;
 /// How often a state is asked for again that changed while it was asked for.
 const LOCATE_ATTEMPTS: usize = 3;
 
-/// The source of ICMP errors where the interface has no IPv4 address: the dummy address that RFC 7600 §4.8 has for
-/// this.
-pub(super) const IPV4_DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
-
 // linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/net_namespace.h
 const HEADER_LEN: usize = 16;
 const LINK_LEN: usize = 16;
-const ADDRESS_LEN: usize = 8;
 const NLM_F_REQUEST: u16 = 0x001;
 const NLM_F_ACK: u16 = 0x004;
-const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_NEWLINK: u16 = 16;
@@ -54,7 +47,6 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
-const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNSID: u16 = 88;
@@ -64,11 +56,6 @@ const IFLA_MTU: u16 = 4;
 const IFLA_NEW_NETNSID: u16 = 45;
 const IFLA_TARGET_NETNSID: u16 = 46;
 const IFLA_NEW_IFINDEX: u16 = 49;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFA_TARGET_NETNSID: u16 = 10;
-/// The address is not, or not yet, to be used: duplicate detection failed, or is going on.
-const IFA_F_UNUSABLE: u8 = 0x08 | 0x40;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
 const IFF_UP: u32 = 1;
@@ -248,13 +235,6 @@ impl TunEvents for LinkEvents {
         }
         Ok(std::mem::take(&mut self.routes).then_some(TunEvent::Routes))
     }
-
-    /// Where the interface has none, or its addresses cannot be read: [`IPV4_DUMMY`], and for IPv6 the unspecified
-    /// address, which Linux accepts as the source of an error.
-    fn address(&self, like: IpAddr) -> Option<IpAddr> {
-        let fallback = if like.is_ipv4() { IpAddr::V4(IPV4_DUMMY) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-        Some(self.query.address(&self.link, like.is_ipv4()).ok().flatten().unwrap_or(fallback))
-    }
 }
 
 /// Finds the interface behind `tun`, wherever it is.
@@ -280,15 +260,11 @@ fn locate(tun: &File, home: Option<(u64, u64)>, query: &Query) -> io::Result<Lin
 #[derive(Debug)]
 struct Query {
     socket: Netlink,
-    /// Whether the kernel understands filters, and with them the choice of a namespace.
-    strict: bool,
 }
 
 impl Query {
     fn open() -> io::Result<Self> {
-        let socket = Netlink::open(0)?;
-        let strict = socket.check_strictly().is_ok();
-        Ok(Self { socket, strict })
+        Ok(Self { socket: Netlink::open(0)? })
     }
 
     /// Asks, and passes each message of the answer to `take`.
@@ -364,44 +340,6 @@ impl Query {
         }
         Err(io::Error::other("the network namespace has no id here"))
     }
-
-    /// An address of `link`, a global one if there is any.
-    fn address(&self, link: &Link, ipv4: bool) -> io::Result<Option<IpAddr>> {
-        if link.namespace.is_some() && !self.strict {
-            return Ok(None);
-        }
-        let family = if ipv4 { libc::AF_INET } else { libc::AF_INET6 } as u8;
-        let mut body = [0; ADDRESS_LEN];
-        body[0] = family;
-        body[4..].copy_from_slice(&link.index.to_ne_bytes());
-        let mut request = Request::new(RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, &body);
-        if let Some(namespace) = link.namespace {
-            request.attribute(IFA_TARGET_NETNSID, &namespace.to_ne_bytes());
-        }
-        let mut best: Option<(u8, IpAddr)> = None;
-        self.ask(&request, |kind, body| {
-            let Some((header, attributes)) = body.split_first_chunk::<ADDRESS_LEN>() else { return };
-            let [its_family, _, flags, scope, index @ ..] = *header;
-            if kind != RTM_NEWADDR || its_family != family || i32::from_ne_bytes(index) != link.index {
-                return;
-            }
-            let local = attribute(attributes, IFA_LOCAL).or_else(|| attribute(attributes, IFA_ADDRESS));
-            if flags & IFA_F_UNUSABLE == 0
-                && let Some(address) = local.and_then(ip_address)
-                && best.is_none_or(|(best, _)| scope < best)
-            {
-                best = Some((scope, address));
-            }
-        })?;
-        Ok(best.map(|(_, address)| address))
-    }
-}
-
-fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
-        return Some(IpAddr::V4(octets.into()));
-    }
-    <[u8; 16]>::try_from(bytes).ok().map(|octets| IpAddr::V6(Ipv6Addr::from(octets)))
 }
 
 /// A netlink message under construction.

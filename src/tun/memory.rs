@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,7 +31,6 @@ struct State {
     events: VecDeque<TunEvent>,
     up: bool,
     mtu: usize,
-    addresses: Vec<IpAddr>,
     gone: bool,
     queue_wake: Option<Wake>,
     events_wake: Option<Wake>,
@@ -135,13 +133,9 @@ impl MemoryTunHandle {
         self.0.tell(TunEvent::Mtu(mtu), |state| std::mem::replace(&mut state.mtu, mtu) != mtu);
     }
 
-    /// Sets the interface's addresses.
-    pub fn set_addresses(&self, addresses: &[IpAddr]) {
-        self.0.tell(TunEvent::Routes, |state| {
-            let changed = state.addresses != addresses;
-            state.addresses = addresses.to_vec();
-            changed
-        });
+    /// Tells that an address or a route of the system changed.
+    pub fn change_routes(&self) {
+        self.0.tell(TunEvent::Routes, |_| true);
     }
 }
 
@@ -216,10 +210,6 @@ impl TunEvents for MemoryEvents {
     fn next(&mut self) -> io::Result<Option<TunEvent>> {
         Ok(self.0.lock().events.pop_front())
     }
-
-    fn address(&self, like: IpAddr) -> Option<IpAddr> {
-        self.0.lock().addresses.iter().copied().find(|address| address.is_ipv4() == like.is_ipv4())
-    }
 }
 
 #[cfg(test)]
@@ -287,8 +277,7 @@ mod tests {
             last = Some(event);
         }
         assert_eq!(last, Some(TunEvent::Up));
-        handle.set_addresses(&[[10, 0, 0, 1].into()]);
-        assert_eq!(events.address([1, 1, 1, 1].into()), Some([10, 0, 0, 1].into()));
+        handle.change_routes();
         assert_eq!(events.next().unwrap(), Some(TunEvent::Routes));
         drop(handle);
         assert_eq!(events.next().unwrap(), Some(TunEvent::Deleted));

@@ -9,7 +9,6 @@ pub mod memory;
 pub mod offload;
 
 use std::io;
-use std::net::IpAddr;
 
 use crate::packet::{Buffers, PacketRef};
 pub use crate::packet::{Readiness, Wake};
@@ -53,9 +52,6 @@ pub trait TunEvents: Send {
 
     /// The next event, or `None` when there is none now.
     fn next(&mut self) -> io::Result<Option<TunEvent>>;
-
-    /// An address of the interface, of the family of `like`, to be the source of an ICMP error.
-    fn address(&self, like: IpAddr) -> Option<IpAddr>;
 }
 
 /// Why nothing could be read.
