@@ -6,7 +6,7 @@ mod testbed;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use testbed::{Capture, Implementation, Initiator, Keys, Namespace, Node, Outer, Pair, PairOptions};
+use testbed::{Capture, Daemon, Implementation, Initiator, Keys, Namespace, Node, Outer, Pair, PairOptions};
 use testbed::{ping, ping_with, veth, wait_until};
 
 /// How long a change of the network may take to show in the traffic.
@@ -361,23 +361,22 @@ fn check_fwmark(outer: Outer) {
     right.add_peer(&left, None, "");
     let everything = "AllowedIPs = 0.0.0.0/0, ::/0\n";
     left.add_peer(&right, Some(SocketAddr::new(elsewhere.parse().expect("an address"), right.port)), everything);
-    left.daemon.set("fwmark 51820");
     left.ns.sysctl("net.ipv4.conf.all.src_valid_mark", "1");
     left.daemon.ip(&format!("{family} route add default dev DEV table 51820"));
     left.ns.ip(&format!("{family} rule add not fwmark 51820 table 51820"));
     left.ns.ip(&format!("{family} rule add table main suppress_prefixlength 0"));
-    ping(&left.ns, inside, 3);
-    // The mark holds for the sockets that a change of port makes.
-    left.daemon.set("listen-port 6003");
-    ping(&left.ns, inside, 3);
-    // Without it, datagrams go into the tunnel themselves.
-    left.daemon.set("fwmark off");
+    // Without the mark, initiations go into the tunnel themselves.
     let lost = ping_with(&left.ns, &format!("-c 2 -i 0.2 -W 1 {inside}"));
     assert_eq!(lost.received, 0, "{}", lost.text);
     left.daemon.set("fwmark 51820");
-    wait_until("the mark takes effect again", Duration::from_secs(10), || {
+    wait_until("the next initiation carries the mark", Duration::from_secs(10), || {
         ping_with(&left.ns, &format!("-c 1 -W 1 {inside}")).received == 1
     });
+    ping(&left.ns, inside, 3);
+    // It holds for the sockets that a change of port makes.
+    left.daemon.set("listen-port 6003");
+    ping(&left.ns, inside, 3);
+    assert_eq!(left.daemon.dump().fwmark, 51820);
 }
 
 #[test]
@@ -452,4 +451,22 @@ fn peers_with_low_order_keys_stay_silent() {
     }
     // And the device still works.
     pair.ping_both_ways();
+}
+
+/// The responder answers in the new session from its first packet on, though the old one would still hold.
+#[test]
+fn a_restarted_peer_is_answered_at_its_first_packet() {
+    privileged!("ping", "tcpdump");
+    let mut pair = both(Outer::V4);
+    let (left, right) = (&mut pair.left, &pair.right);
+    let conf =
+        left.interface_section() + &right.peer_section(Some(SocketAddr::new(Outer::V4.address(2), right.port)), "");
+    for round in 0..10 {
+        left.daemon = Daemon::start(&left.ns, Implementation::Adit);
+        left.daemon.setconf(&conf);
+        left.daemon.ip(&format!("address add {}/24 dev DEV", left.inner_v4));
+        left.daemon.ip("link set DEV up");
+        let first = ping_with(&left.ns, &format!("-c 1 -W 2 {}", right.inner_v4));
+        assert_eq!(first.received, 1, "round {round}: {}", first.text);
+    }
 }
