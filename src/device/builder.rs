@@ -95,13 +95,16 @@ struct Closed {
 }
 
 impl Closed {
-    /// The first reason counts.
-    fn close(&self, reason: CloseReason) {
+    /// Ends the device's threads. The first reason counts: it is written down before any thread is told.
+    fn close(&self, shared: &Shared, reason: CloseReason) {
         let mut state = lock(&self.state);
         if state.0.is_some() {
             return;
         }
         state.0 = Some(reason.clone());
+        shared.closing.store(true, Ordering::Release);
+        shared.worker.wake();
+        shared.control.wake();
         let on_close = state.1.take();
         drop(state);
         self.changed.notify_all();
@@ -163,13 +166,12 @@ impl Device {
 
     /// Ends the device: its threads stop, its sockets close. Takes no longer than the packet in hand.
     pub fn close(&mut self) {
-        end(&self.shared);
+        self.closed.close(&self.shared, CloseReason::Requested);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the device panicked while it ended");
             }
         }
-        self.closed.close(CloseReason::Requested);
     }
 
     fn spawn(&mut self, name: &str, run: impl FnOnce() -> io::Result<CloseReason> + Send + 'static) -> io::Result<()> {
@@ -182,8 +184,7 @@ impl Device {
                 Ok(Err(error)) => CloseReason::Failed(error.to_string()),
                 Err(panic) => CloseReason::Failed(panic_text(panic.as_ref())),
             };
-            end(&shared);
-            closed.close(reason);
+            closed.close(&shared, reason);
         })?;
         self.threads.push(thread);
         Ok(())
@@ -204,12 +205,6 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-fn end(shared: &Shared) {
-    shared.closing.store(true, Ordering::Release);
-    shared.worker.wake();
-    shared.control.wake();
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

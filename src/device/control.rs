@@ -217,7 +217,12 @@ impl Control {
             let now = now_both();
             if wishes.has(Wish::CONFIRM) {
                 let index = peer.confirmed_index.load(Ordering::Acquire);
-                self.with_tunnel(&peer, now, |_, tunnel, now| tunnel.confirm(index, now));
+                self.with_tunnel(&peer, now, |_, tunnel, now| {
+                    if !tunnel.confirm(index, now) {
+                        // It has been replaced in the meantime: the worker's choice does not stand.
+                        peer.sending.store(tunnel.current().cloned());
+                    }
+                });
             }
             if wishes.has(Wish::HANDSHAKE) {
                 self.with_tunnel(&peer, now, |control, tunnel, now| {

@@ -170,6 +170,10 @@ impl Receiver {
         peer.heard_from(Endpoint { address: received.from, source: received.source }, &proof);
         peer.rx_bytes.fetch_add(rx_bytes, Ordering::Relaxed);
         if session.keypair.is_unconfirmed() {
+            // [WP 5.4.5] From here on the session may send, and it must: the answer to what is about to be
+            // delivered may be read before the control thread has looked, and a peer that restarted has
+            // nothing but this session.
+            peer.sending.store(Some(session.keypair.clone()));
             peer.confirmed_index.store(entry.index(), Ordering::Release);
             self.shared.wish(peer, Wish::CONFIRM);
         }
