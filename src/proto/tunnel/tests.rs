@@ -235,7 +235,8 @@ fn zeroing() {
     handshake(&mut a, &mut b, at(0));
     handshake(&mut a, &mut b, at(6_000));
     let keypair = Arc::downgrade(a.current());
-    (a.events(), b.events());
+    a.events();
+    b.events();
     assert_eq!((a.indices.len(), b.indices.len()), (2, 1 + 1));
     for side in [&mut a, &mut b] {
         let zero = side.tunnel.poll_timeout().unwrap();
