@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use base64ct::Encoding as _;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
-use testbed::{Daemon, Implementation, Keys, Namespace, random_bytes, wait_until};
+use testbed::{Daemon, Implementation, Keys, Namespace, check_idle, random_bytes, wait_until};
 
 const PEERS: usize = 20_000;
 const SESSIONS: usize = 1_000;
@@ -88,20 +88,7 @@ fn twenty_thousand_idle_peers_make_no_wake_up() {
     let daemon = Daemon::start(&ns, Implementation::Adit);
     daemon.setconf(&configuration(&Keys::generate().private, PEERS));
     daemon.ip("link set DEV up");
-    let switches = || -> u64 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("the daemon runs");
-        let count = |task: std::path::PathBuf| {
-            let status = std::fs::read_to_string(task.join("status")).expect("a thread has a status");
-            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            line.and_then(|count| count.trim().parse::<u64>().ok()).expect("it counts switches")
-        };
-        tasks.map(|task| count(task.expect("a thread").path())).sum()
-    };
-    // What the link coming up has started has ended by then.
-    std::thread::sleep(Duration::from_secs(1));
-    let before = switches();
-    std::thread::sleep(Duration::from_secs(5));
-    assert_eq!(switches(), before, "wake-ups within five seconds");
+    check_idle(&[daemon.pid()]);
 }
 
 /// A thousand peers shake hands with the daemon and send a keepalive, so that each has a live session.

@@ -11,6 +11,12 @@ use super::sys;
 
 /// How often a running command is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// A process without a wake-up for so long has nothing left to do.
+const IDLE_SETTLED: Duration = Duration::from_secs(1);
+/// When one that never settles is called not idle.
+const IDLE_SETTLE_LIMIT: Duration = Duration::from_secs(20);
+/// How long an idle process is watched.
+const IDLE_WATCH: Duration = Duration::from_secs(5);
 
 /// Runs a command to its end and gives what it printed; fails the test if it fails or takes longer than `limit`.
 #[track_caller]
@@ -66,6 +72,36 @@ pub fn signal(pid: u32, number: i32) -> bool {
 pub fn status_field(pid: u32, field: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// Times that the threads of a process gave up the processor by themselves, which a sleeper that nobody wakes does not.
+#[track_caller]
+pub fn voluntary_switches(pid: u32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    tasks
+        .map(|task| {
+            let status = fs::read_to_string(task.expect("a thread").path().join("status")).expect("it has a status");
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line.and_then(|count| count.trim().parse::<u64>().ok()).expect("it counts switches")
+        })
+        .sum()
+}
+
+/// Fails the test unless the processes, once they have settled, make no wake-up at all.
+#[track_caller]
+pub fn check_idle(pids: &[u32]) {
+    let switches = || pids.iter().map(|pid| voluntary_switches(*pid)).collect::<Vec<u64>>();
+    let changes_within = |time: Duration| {
+        let before = switches();
+        std::thread::sleep(time);
+        let after = switches();
+        (before != after).then_some((before, after))
+    };
+    // What the last request has set in motion comes to its end first; on a busy machine that takes its time.
+    let deadline = Instant::now() + IDLE_SETTLE_LIMIT;
+    while changes_within(IDLE_SETTLED).is_some() && Instant::now() < deadline {}
+    let woken = changes_within(IDLE_WATCH);
+    assert!(woken.is_none(), "wake-ups within {IDLE_WATCH:?}, voluntary switches before and after: {woken:?}");
 }
 
 /// A process whose output goes to a file, killed on drop.
