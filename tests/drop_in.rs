@@ -13,15 +13,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use testbed::{Daemon, Implementation, Keys, Namespace, Node, Pair, PairOptions, Process, SIGINT, SIGTERM, Scratch};
-use testbed::{answers, check_idle, ping, ping_with, signal, socket_path, status_field, transfer, try_run_to_end};
+use testbed::{answers, ping, ping_with, signal, socket_path, status_field, transfer, try_run_to_end};
 use testbed::{unique_interface, veth, wait_until};
 
 /// SIGTERM, a removed socket, a deleted interface: gone within this.
 const END_LIMIT: Duration = Duration::from_secs(1);
 /// Any start or refusal of a start.
 const START_LIMIT: Duration = Duration::from_secs(20);
-/// Longer than KEEPALIVE_TIMEOUT + REKEY_TIMEOUT and its jitter: whatever timer a session's last packet has armed is over.
-const SESSION_SETTLES: Duration = Duration::from_secs(18);
 /// Starts in the background that are followed at once by something that needs the interface.
 const RACES: usize = 50;
 /// CAP_NET_BIND_SERVICE and CAP_NET_ADMIN.
@@ -824,37 +822,4 @@ fn wg_quick_strip_and_syncconf_work_on_a_live_interface() {
     assert_eq!(synced.code, Some(0), "{}", synced.text);
     ping(&quick.left, quick.right.inner_v4, 3);
     check_quick_down(&quick, pid);
-}
-
-// --- Idle ------------------------------------------------------------------------------------
-
-#[test]
-fn no_wake_ups_when_idle_with_configured_peers() {
-    privileged!();
-    let ns = Namespace::new("only");
-    // The system itself sends multicasts into a new interface for a while: that is traffic.
-    ns.sysctl("net.ipv6.conf.all.disable_ipv6", "1");
-    ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1");
-    let daemon = Daemon::start(&ns, Implementation::Adit);
-    let mut conf = format!("[Interface]\nPrivateKey = {}\n", Keys::generate().private);
-    for n in 0..100 {
-        conf += &format!(
-            "[Peer]\nPublicKey = {}\nEndpoint = 127.0.0.1:9\nAllowedIPs = 10.0.{n}.0/24\n",
-            Keys::generate().public
-        );
-    }
-    daemon.setconf(&conf);
-    daemon.ip("link set DEV up");
-    check_idle(&[daemon.pid()]);
-}
-
-#[test]
-fn no_wake_ups_when_idle_with_a_session() {
-    privileged!("ping");
-    // No wiretap: it does not disturb, but there is nothing to see either.
-    let pair = Pair::with(PairOptions { wiretap: false, ..PairOptions::default() });
-    pair.ping_both_ways();
-    std::thread::sleep(SESSION_SETTLES);
-    check_idle(&[pair.left.daemon.pid(), pair.right.daemon.pid()]);
-    assert!(pair.left.peer(&pair.right).latest_handshake > 0, "the session is still there");
 }
