@@ -19,4 +19,4 @@ echo "date     $(date -u '+%Y-%m-%d %H:%M UTC')"
 echo "commit   $(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)"
 echo "program  $program"
 # One after the other: they are timed.
-ADIT_TEST_BINARY=$program ADIT_RELEASE_BOUNDS=1 cargo test --quiet --test scale -- --nocapture --test-threads=1
+ADIT_TEST_BINARY=$program ADIT_RELEASE_BOUNDS=1 cargo test --quiet --test scale --test idle -- --nocapture --test-threads=1

@@ -10,20 +10,16 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use testbed::{Daemon, Implementation, Keys, Namespace, Node, Pair, PairOptions, Process, SIGINT, SIGTERM, Scratch};
 use testbed::{answers, ping, ping_with, signal, socket_path, status_field, transfer, try_run_to_end};
-use testbed::{holds_within, unique_interface, veth, wait_until};
+use testbed::{unique_interface, veth, wait_until};
 
 /// SIGTERM, a removed socket, a deleted interface: gone within this.
 const END_LIMIT: Duration = Duration::from_secs(1);
 /// Any start or refusal of a start.
 const START_LIMIT: Duration = Duration::from_secs(20);
-/// How long an idle daemon is watched.
-const IDLE_WATCH: Duration = Duration::from_secs(5);
-/// Longer than KEEPALIVE_TIMEOUT + REKEY_TIMEOUT and its jitter: whatever timer a session's last packet has armed is over.
-const SESSION_SETTLES: Duration = Duration::from_secs(18);
 /// Starts in the background that are followed at once by something that needs the interface.
 const RACES: usize = 50;
 /// CAP_NET_BIND_SERVICE and CAP_NET_ADMIN.
@@ -80,19 +76,6 @@ fn daemon_in(ns: &Namespace) -> u32 {
 
 fn is_gone(pid: u32) -> bool {
     status_field(pid, "State").is_none_or(|state| state.starts_with('Z'))
-}
-
-/// Times that threads of a process gave up the processor by themselves, which a sleeper that is not woken does not.
-#[track_caller]
-fn voluntary_switches(pid: u32) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the daemon runs");
-    tasks
-        .map(|task| {
-            let status = fs::read_to_string(task.expect("a thread").path().join("status")).expect("it has a status");
-            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            line.and_then(|count| count.trim().parse::<u64>().ok()).expect("it counts switches")
-        })
-        .sum()
 }
 
 // --- Arguments and environment ---------------------------------------------------------------
@@ -839,49 +822,4 @@ fn wg_quick_strip_and_syncconf_work_on_a_live_interface() {
     assert_eq!(synced.code, Some(0), "{}", synced.text);
     ping(&quick.left, quick.right.inner_v4, 3);
     check_quick_down(&quick, pid);
-}
-
-// --- Idle ------------------------------------------------------------------------------------
-
-#[track_caller]
-fn check_idle(daemons: &[&Daemon]) {
-    // A wake-up that was on its way when the last request ended has passed within this.
-    std::thread::sleep(Duration::from_secs(1));
-    let before: Vec<u64> = daemons.iter().map(|daemon| voluntary_switches(daemon.pid())).collect();
-    let start = Instant::now();
-    std::thread::sleep(IDLE_WATCH);
-    let after: Vec<u64> = daemons.iter().map(|daemon| voluntary_switches(daemon.pid())).collect();
-    assert_eq!(before, after, "wake-ups within {:?}", start.elapsed());
-}
-
-#[test]
-fn no_wake_ups_when_idle_with_configured_peers() {
-    privileged!();
-    let ns = Namespace::new("only");
-    // The system itself sends multicasts into a new interface for a while: that is traffic.
-    ns.sysctl("net.ipv6.conf.all.disable_ipv6", "1");
-    ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1");
-    let daemon = Daemon::start(&ns, Implementation::Adit);
-    let mut conf = format!("[Interface]\nPrivateKey = {}\n", Keys::generate().private);
-    for n in 0..100 {
-        conf += &format!(
-            "[Peer]\nPublicKey = {}\nEndpoint = 127.0.0.1:9\nAllowedIPs = 10.0.{n}.0/24\n",
-            Keys::generate().public
-        );
-    }
-    daemon.setconf(&conf);
-    daemon.ip("link set DEV up");
-    check_idle(&[&daemon]);
-}
-
-#[test]
-fn no_wake_ups_when_idle_with_a_session() {
-    privileged!("ping");
-    // No wiretap: it does not disturb, but there is nothing to see either.
-    let pair = Pair::with(PairOptions { wiretap: false, ..PairOptions::default() });
-    pair.ping_both_ways();
-    std::thread::sleep(SESSION_SETTLES);
-    check_idle(&[&pair.left.daemon, &pair.right.daemon]);
-    let settled = holds_within(Duration::ZERO, || pair.left.peer(&pair.right).latest_handshake > 0);
-    assert!(settled, "the session is still there");
 }

@@ -47,7 +47,7 @@ pub use dump::{Dump, DumpedPeer};
 pub use keys::{Keys, random_bytes, random_key};
 pub use namespace::{Namespace, veth};
 pub use pair::{Initiator, Node, Outer, Pair, PairOptions};
-pub use process::{Process, Scratch, run_to_end, signal, status_field, try_run_to_end};
+pub use process::{Process, Scratch, check_idle, run_to_end, signal, status_field, try_run_to_end};
 pub use skip::{missing, name_of, skip};
 pub use sys::{SIGINT, SIGKILL, SIGTERM};
 pub use traffic::{Iperf, Ping, iperf, listen, ping, ping_with, transfer};

@@ -1,5 +1,6 @@
 //! Commands with a deadline, processes that are killed on drop, scratch folders, and what `/proc` says.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,12 @@ use super::sys;
 
 /// How often a running command is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// A process without a wake-up for so long has nothing left to do.
+const IDLE_SETTLED: Duration = Duration::from_secs(1);
+/// When one that never settles is called not idle.
+const IDLE_SETTLE_LIMIT: Duration = Duration::from_secs(20);
+/// How long an idle process is watched.
+const IDLE_WATCH: Duration = Duration::from_secs(5);
 
 /// Runs a command to its end and gives what it printed; fails the test if it fails or takes longer than `limit`.
 #[track_caller]
@@ -66,6 +73,43 @@ pub fn signal(pid: u32, number: i32) -> bool {
 pub fn status_field(pid: u32, field: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| Some(line.strip_prefix(field)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// How often each thread of a process, as `pid/tid name`, gave up the processor by itself: a sleeper that nobody wakes
+/// does not.
+#[track_caller]
+pub fn voluntary_switches(pid: u32) -> BTreeMap<String, u64> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    tasks
+        .map(|task| {
+            let task = task.expect("a thread");
+            let status = fs::read_to_string(task.path().join("status")).expect("it has a status");
+            let field = |name: &str| status.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()));
+            let name = format!("{pid}/{} {}", task.file_name().display(), field("Name:").unwrap_or_default());
+            let count = field("voluntary_ctxt_switches:").and_then(|count| count.parse().ok());
+            (name, count.expect("it counts switches"))
+        })
+        .collect()
+}
+
+/// Fails the test unless the processes, once they have settled, make no wake-up at all.
+#[track_caller]
+pub fn check_idle(pids: &[u32]) {
+    // The threads that were woken within the time, with their counts before and after.
+    let woken_within = |time: Duration| {
+        let switches = || pids.iter().flat_map(|pid| voluntary_switches(*pid)).collect::<BTreeMap<_, _>>();
+        let before = switches();
+        std::thread::sleep(time);
+        let mut after = switches();
+        after.retain(|thread, count| before.get(thread) != Some(count));
+        let pairs = after.into_iter().map(|(thread, count)| (before.get(&thread).copied(), count, thread));
+        pairs.collect::<Vec<_>>()
+    };
+    // What the last request has set in motion comes to its end first; on a busy machine that takes its time.
+    let deadline = Instant::now() + IDLE_SETTLE_LIMIT;
+    while !woken_within(IDLE_SETTLED).is_empty() && Instant::now() < deadline {}
+    let woken = woken_within(IDLE_WATCH);
+    assert!(woken.is_empty(), "wake-ups within {IDLE_WATCH:?} (before, after, thread): {woken:?}");
 }
 
 /// A process whose output goes to a file, killed on drop.
