@@ -6,6 +6,8 @@
 //! - A socket remembers the capabilities that it was opened with: what the kernel checks against
 //!   the opener (events from all namespaces on a netlink socket) goes on working afterwards.
 
+#![cfg(feature = "daemon")]
+
 use std::fmt;
 use std::io;
 

@@ -1,5 +1,7 @@
 //! The wall clock as people read it, for log lines: year to second, in the system's time zone.
 
+#![cfg(feature = "daemon")]
+
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::time::{SystemTime, UNIX_EPOCH};

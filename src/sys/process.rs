@@ -1,6 +1,8 @@
 //! The process itself: file descriptors handed over by number, a copy of itself in the background,
 //! and what others may see of its memory.
 
+#![cfg(feature = "daemon")]
+
 use std::ffi::{CStr, c_uint};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -4,6 +4,8 @@
 //! stay pending until one thread asks for them. No handler is ever installed. A signal that whoever
 //! started the program has set to be ignored (as `nohup` does with SIGHUP) stays ignored.
 
+#![cfg(feature = "daemon")]
+
 use std::io;
 use std::mem::MaybeUninit;
 
