@@ -8,8 +8,7 @@
 //! | `key`, `ip`, `packet`, `sys` | nothing of ours |
 //! | `proto` | `key` |
 //! | `icmp` | `ip` |
-//! | `tun` | `packet`, `ip`, `sys` |
-//! | `udp` | `packet`, `ip`, `sys`, and of `tun`: Readiness, Wake |
+//! | `tun`, `udp` | `packet`, `ip`, `sys` |
 //! | `device` | `proto`, `tun`, `udp`, `packet`, `icmp`, `ip`, `key`, and of `sys`: clock, affinity |
 //! | `uapi` | `device::config`, `key`, `sys` |
 //! | `cli` | all |
