@@ -393,6 +393,18 @@ fn a_persistent_keepalive_is_sent_when_it_is_switched_on() {
     assert_eq!(two.receive(SHORT), None);
 }
 
+/// A keepalive that was switched on before anybody knew where to send it goes out when the endpoint is set.
+#[test]
+fn a_persistent_keepalive_waits_for_the_endpoint() {
+    let network = MemoryNetwork::new();
+    let (one, two) = (host(&network, 1), host(&network, 2));
+    two.add(two.peer(1));
+    one.add(PeerUpdate { persistent_keepalive: Some(25), ..PeerUpdate::new(public_key(2)) });
+    assert_eq!(one.tx_bytes(0), 0);
+    one.add(one.peer(2));
+    eventually(|| one.tx_bytes(0) == 148 + 32);
+}
+
 /// Many packets both ways at once: none lost, none out of order, counters as on the wire.
 #[test]
 fn a_stream_in_both_directions_stays_whole() {

@@ -303,13 +303,14 @@ impl Control {
         result
     }
 
-    /// An empty packet, unless something is waiting that will do as well; in order with the others.
+    /// An empty packet, unless something is waiting that will do as well; in order with the others. Where
+    /// the endpoint is not known yet it waits for that.
     fn send_keepalive(&self, peer: &Arc<Peer>) {
         if peer.endpoint().is_some() {
             debug!("{peer} - Sending keepalive packet");
-            peer.stage_keepalive();
-            self.shared.want_flush(peer);
         }
+        peer.stage_keepalive();
+        self.shared.want_flush(peer);
     }
 
     fn send_initiation(&mut self, peer: &Arc<Peer>, tunnel: &mut Tunnel, retry: bool, now: Now) {
