@@ -106,15 +106,15 @@ impl UdpQueue for WatchedQueue {
         self.0.readiness(wake)
     }
 
-    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<()> {
+    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
         if self.1.held.load(Ordering::SeqCst) {
             received.clear();
-            return Ok(());
+            return Ok(false);
         }
-        self.0.receive(buffers, received)?;
+        let more = self.0.receive(buffers, received)?;
         let mark = self.1.mark.load(Ordering::SeqCst);
         received.iter_mut().filter(|_| mark != 0).for_each(|received| received.ecn = mark);
-        Ok(())
+        Ok(more)
     }
 
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {

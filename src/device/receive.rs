@@ -60,13 +60,10 @@ impl Receiver {
         }
     }
 
-    /// Receives one batch and delivers what is in it. False when there was nothing.
+    /// Receives one batch and delivers what is in it. False when there is nothing more for now.
     pub(crate) fn run(&mut self, edges: &mut Edges<'_>, now: Instant) -> std::io::Result<bool> {
         let Some(udp) = edges.udp.as_deref_mut() else { return Ok(false) };
-        udp.receive(&mut self.buffers, &mut self.received)?;
-        if self.received.is_empty() {
-            return Ok(false);
-        }
+        let more = udp.receive(&mut self.buffers, &mut self.received)?;
         self.last = None;
         let shared = self.shared.clone();
         let routes = shared.routes.load();
@@ -75,7 +72,7 @@ impl Receiver {
             self.sort(edges, &received, &routes, now);
         }
         self.deliver(edges);
-        Ok(true)
+        Ok(more)
     }
 
     // --- sort --------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ use crate::udp::UdpQueue;
 /// The inbox has something, or a source without a file descriptor became ready.
 pub(crate) const WAKER: Token = Token(0);
 const TUN: Token = Token(1);
-const UDP: Token = Token(2);
+/// The sockets' first token; each has its own.
+const FIRST_UDP: usize = 2;
 
 /// Peers flushed before the worker turns to packets again.
 const FLUSHES_PER_TURN: usize = 64;
@@ -97,9 +98,12 @@ impl Worker {
             }
             for event in &events {
                 match event.token() {
+                    WAKER => (tun_ready, udp_ready) = (true, true),
                     TUN => tun_ready = true,
-                    UDP => udp_ready = true,
-                    _ => (tun_ready, udp_ready) = (true, true),
+                    Token(udp) => {
+                        udp_ready = true;
+                        self.udp.iter_mut().for_each(|queue| queue.ready(udp - FIRST_UDP));
+                    }
                 }
             }
         }
@@ -118,8 +122,8 @@ impl Worker {
         }
         if let Some(udp) = &mut self.udp {
             self.udp_fds = udp.readiness(wake(&self.shared));
-            for &readiness in &self.udp_fds {
-                register(&self.poll, readiness, UDP)?;
+            for (source, &readiness) in self.udp_fds.iter().enumerate() {
+                register(&self.poll, readiness, Token(FIRST_UDP + source))?;
             }
         }
         Ok(())

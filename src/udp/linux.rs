@@ -101,12 +101,15 @@ struct LinuxQueue {
     send: SendArray,
     /// Which family is asked first in the next `receive`.
     ipv6_first: bool,
+    /// Whether IPv4, and IPv6, may have something: not once it has said that it would block. Where neither
+    /// may, whoever asks all the same knows something, and both are asked.
+    ready: [bool; 2],
 }
 
 impl LinuxQueue {
     fn new(pair: Arc<SocketPair>, receives: bool) -> Self {
         let receive = receives.then(|| ReceiveArray::new(RECEIVE_BATCH_MAX));
-        Self { pair, receive, send: SendArray::new(SEND_BATCH_MAX), ipv6_first: false }
+        Self { pair, receive, send: SendArray::new(SEND_BATCH_MAX), ipv6_first: false, ready: [true; 2] }
     }
 }
 
@@ -119,18 +122,32 @@ impl UdpQueue for LinuxQueue {
         sockets.map(|socket| Readiness::Fd(socket.fd().as_raw_fd())).collect()
     }
 
-    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<()> {
+    fn ready(&mut self, source: usize) {
+        // The only source is IPv6 where there is no IPv4.
+        let ipv6 = source == 1 || self.pair.v4.is_none();
+        self.ready[usize::from(ipv6)] = true;
+    }
+
+    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
         received.clear();
-        let Some(array) = &mut self.receive else { return Ok(()) };
+        let Some(array) = &mut self.receive else { return Ok(false) };
+        if self.ready == [false; 2] {
+            self.ready = [true; 2];
+        }
         let ipv6_first = self.ipv6_first;
         self.ipv6_first = !ipv6_first;
         let mut first_free = 0;
         for ipv6 in [ipv6_first, !ipv6_first] {
-            if let Some(socket) = self.pair.family(ipv6) {
-                first_free = receive_from(socket, array, buffers, first_free, received)?;
+            let ready = &mut self.ready[usize::from(ipv6)];
+            match self.pair.family(ipv6) {
+                Some(socket) if *ready => {
+                    (first_free, *ready) = receive_from(socket, array, buffers, first_free, received)?;
+                }
+                Some(_) => {}
+                None => *ready = false,
             }
         }
-        Ok(())
+        Ok(self.ready != [false; 2])
     }
 
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
@@ -170,14 +187,15 @@ impl UdpQueue for LinuxQueue {
 }
 
 /// Receives from one socket into the buffers from `first_free` on; returns the first that is free
-/// afterwards.
+/// afterwards, and whether the socket may have more: fewer messages than there was room for mean that it
+/// would have blocked.
 fn receive_from(
     socket: &FamilySocket,
     array: &mut ReceiveArray,
     buffers: &mut Buffers,
     first_free: usize,
     received: &mut Vec<Received>,
-) -> io::Result<usize> {
+) -> io::Result<(usize, bool)> {
     let mut useless = 0;
     let mut retries = 0;
     loop {
@@ -185,11 +203,11 @@ fn receive_from(
         let buffers = &mut buffers.all()[first_free..];
         let count = buffers.len().min(room);
         if count == 0 {
-            return Ok(first_free);
+            return Ok((first_free, true));
         }
         let taken = match array.receive(socket.fd(), &mut buffers[..count]) {
             Ok(taken) => taken,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(first_free),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok((first_free, false)),
             // A signal, the ICMP answer to something sent earlier, or a passing want of memory.
             Err(_) if retries < RETRIES_MAX => {
                 retries += 1;
@@ -214,12 +232,12 @@ fn receive_from(
             });
         }
         if received.len() > before {
-            return Ok(first_free + taken);
+            return Ok((first_free + taken, taken == count));
         }
         // All of them useless: their buffers are free again, and there may be more behind them.
         useless += taken;
         if useless > USELESS_MAX {
-            return Ok(first_free);
+            return Ok((first_free, true));
         }
     }
 }

@@ -110,7 +110,11 @@ impl UdpQueue for LossyQueue {
         self.inner.readiness(wake)
     }
 
-    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<()> {
+    fn ready(&mut self, source: usize) {
+        self.inner.ready(source);
+    }
+
+    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
         self.inner.receive(buffers, received)
     }
 

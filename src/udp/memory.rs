@@ -224,10 +224,10 @@ impl UdpQueue for MemoryQueue {
         vec![Readiness::Wake]
     }
 
-    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<()> {
+    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
         received.clear();
         if !self.receives {
-            return Ok(());
+            return Ok(false);
         }
         let mut waiting = self.bound.inbox.waiting();
         let room = received.capacity();
@@ -235,7 +235,7 @@ impl UdpQueue for MemoryQueue {
             let Some(train) = waiting.pop(buffer) else { break };
             received.push(Received { buffer: index as u32, ..train });
         }
-        Ok(())
+        Ok(!received.is_empty())
     }
 
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {

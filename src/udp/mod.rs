@@ -105,11 +105,15 @@ pub trait UdpQueue: Send {
     /// How to wait until [`UdpQueue::receive`] may succeed again: one for each address family.
     fn readiness(&mut self, wake: Wake) -> Vec<Readiness>;
 
+    /// The source at this place of [`UdpQueue::readiness`] has become ready. A hint: with it, `receive` need
+    /// not ask the others.
+    fn ready(&mut self, _source: usize) {}
+
     /// Receives into the front of as many of `buffers` as there is something for, one entry of
-    /// `received` (cleared first, never grown beyond its capacity) for each. Nothing received means
-    /// that it would block. Errors that concern single datagrams (an ICMP error that came back) are
-    /// swallowed; what is returned concerns the socket.
-    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<()>;
+    /// `received` (cleared first, never grown beyond its capacity) for each. False when there is nothing more
+    /// before a source becomes ready again. Errors that concern single datagrams (an ICMP error that came
+    /// back) are swallowed; what is returned concerns the socket.
+    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool>;
 
     /// Sends, in order, and says for each what became of it (`sent` is as long as `transmits`).
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]);
