@@ -334,6 +334,25 @@ fn the_endpoint_follows_the_newest_authenticated_packet() {
     assert_eq!(endpoint(), Some(outer(8)));
 }
 
+/// [KERNEL-LOOP] What comes in by the device's own interface has been through the tunnel: it is as if it had not come.
+#[test]
+fn what_comes_in_by_the_own_interface_is_dropped() {
+    // Of the interface that every host of a network in memory has.
+    const IFINDEX: u32 = 1;
+    let (_network, left, right) = pair();
+    right.tun.set_index(IFINDEX);
+    come_up([&left, &right]);
+    assert!(left.tun.send(&packet(1, 2, 1, 0, 100)));
+    until("dropping the initiation", || right.device.drops(Rejected::RoutingLoop) == 1);
+    assert_eq!(right.device.snapshot().peers[0].rx_bytes, 0);
+    // The next initiation comes after REKEY_TIMEOUT; the other end's own finds its way at once.
+    right.tun.set_index(IFINDEX + 1);
+    let back = packet(2, 1, 2, 0, 100);
+    assert!(right.tun.send(&back));
+    assert_eq!(left.tun.receive(PATIENCE).as_deref(), Some(&back[..]));
+    assert_eq!(right.device.drops(Rejected::RoutingLoop), 1);
+}
+
 /// [WP 2] Whose an inner source is, the table of the whole device says, not the sending peer's own ranges.
 #[test]
 fn a_peer_must_not_speak_for_an_address_of_another() {

@@ -341,9 +341,10 @@ fn enabling_a_persistent_keepalive_sends_one_at_once() {
     wait_until("a handshake without any traffic", NOTICE_LIMIT, || pair.left.peer(&pair.right).latest_handshake > 0);
 }
 
-/// The tunnel owns the default route, and only its own marked datagrams take the system's, as wg-quick arranges it.
+/// Two ends of which the left one's tunnel owns the default route, and only its own marked datagrams take the system's,
+/// as wg-quick arranges it; but the mark is not set. And an address at the right end.
 #[track_caller]
-fn check_fwmark(outer: Outer) {
+fn with_policy_routing(outer: Outer) -> (Node, Node, &'static str) {
     let (left, right) = (Namespace::new("left"), Namespace::new("right"));
     veth(&left, "outer", &right, "outer");
     let (family, elsewhere, inside, gateway) = match outer {
@@ -365,6 +366,12 @@ fn check_fwmark(outer: Outer) {
     left.daemon.ip(&format!("{family} route add default dev DEV table 51820"));
     left.ns.ip(&format!("{family} rule add not fwmark 51820 table 51820"));
     left.ns.ip(&format!("{family} rule add table main suppress_prefixlength 0"));
+    (left, right, inside)
+}
+
+#[track_caller]
+fn check_fwmark(outer: Outer) {
+    let (left, _right, inside) = with_policy_routing(outer);
     // Without the mark, initiations go into the tunnel themselves.
     let lost = ping_with(&left.ns, &format!("-c 2 -i 0.2 -W 1 {inside}"));
     assert_eq!(lost.received, 0, "{}", lost.text);
@@ -389,6 +396,40 @@ fn fwmark_policy_routing_of_a_default_route_over_ipv4() {
 fn fwmark_policy_routing_of_a_default_route_over_ipv6() {
     privileged!("ping");
     check_fwmark(Outer::V6);
+}
+
+/// [KERNEL-LOOP] While the mark is missing, datagrams go round in the tunnel. What of it reaches the other end comes from
+/// addresses inside of the tunnel, to which nobody must roam: with the mark, all is as it was.
+#[track_caller]
+fn check_lost_mark(outer: Outer) {
+    let (left, right, inside) = with_policy_routing(outer);
+    left.daemon.set("fwmark 51820");
+    ping(&left.ns, inside, 3);
+    let endpoints = || (endpoint(&left, &right), endpoint(&right, &left));
+    let before = endpoints();
+    for round in 0..3 {
+        left.daemon.set("fwmark 0");
+        let lost = ping_with(&left.ns, &format!("-c 20 -i 0.05 -W 1 {inside}"));
+        assert_eq!(lost.received, 0, "round {round}: {}", lost.text);
+        left.daemon.set("fwmark 51820");
+        wait_until("the tunnel works again", NOTICE_LIMIT, || {
+            ping_with(&left.ns, &format!("-c 1 -W 1 {inside}")).received == 1
+        });
+        ping(&left.ns, inside, 3);
+        assert_eq!(endpoints(), before, "round {round}");
+    }
+}
+
+#[test]
+fn a_lost_mark_infects_neither_end() {
+    privileged!("ping");
+    check_lost_mark(Outer::V4);
+}
+
+#[test]
+fn a_lost_mark_infects_neither_end_over_ipv6() {
+    privileged!("ping");
+    check_lost_mark(Outer::V6);
 }
 
 /// The next packet shakes hands at once with the new key, though less than REKEY_TIMEOUT has passed. [WP 6.4]

@@ -96,6 +96,12 @@ fn next(events: &mut dyn TunEvents) -> TunEvent {
     }
 }
 
+/// The index that an interface has here.
+fn index_of(name: &std::ffi::CStr) -> u32 {
+    // SAFETY: the pointer is to a C string that outlives the call.
+    unsafe { libc::if_nametoindex(name.as_ptr()) }
+}
+
 /// A change of routes, and then nothing for a while.
 fn routes_change(events: &mut dyn TunEvents) {
     assert_eq!(events.next().unwrap(), Some(TunEvent::Routes));
@@ -124,6 +130,7 @@ fn follows_the_interface() {
         assert_eq!((tun.name().as_str(), tun.mtu()), ("wg0", 1420));
         let mut queue = tun.queues().unwrap().remove(0);
         let mut events = tun.events().unwrap();
+        assert_eq!(next(&mut *events), TunEvent::Index(index_of(c"wg0")));
         assert_eq!(next(&mut *events), TunEvent::Mtu(1420));
         assert_eq!(next(&mut *events), TunEvent::Down);
         assert_eq!(events.next().unwrap(), None);
@@ -166,6 +173,7 @@ fn follows_it_from_namespace_to_namespace() {
         let mut tun = LinuxTun::create("wg0").unwrap();
         let mut queue = tun.queues().unwrap().remove(0);
         let mut events = tun.events().unwrap();
+        assert_eq!(next(&mut *events), TunEvent::Index(index_of(c"wg0")));
         assert_eq!(next(&mut *events), TunEvent::Mtu(1420));
         assert_eq!(next(&mut *events), TunEvent::Down);
         sh("ip link set wg0 up");
@@ -175,6 +183,9 @@ fn follows_it_from_namespace_to_namespace() {
             let from = if last == 1 { "" } else { &format!("nsenter -t {} -n ", one.id()) };
             sh(&format!("{from} ip link set wg0 netns {}", space.id()));
             assert_eq!(next(&mut *events), TunEvent::Down, "moved to {last}");
+            if last == 1 {
+                assert_eq!(next(&mut *events), TunEvent::Index(0), "not where it was");
+            }
             space.sh(&format!("ip addr add 10.0.0.{last}/24 dev wg0; ip link set wg0 mtu 13{last}0 up"));
             assert_eq!(next(&mut *events), TunEvent::Mtu(1300 + last * 10));
             assert_eq!(next(&mut *events), TunEvent::Up);
@@ -192,11 +203,13 @@ fn follows_it_from_namespace_to_namespace() {
         let home = format!("/proc/{}/task/{thread}/ns/net", std::process::id());
         two.sh(&format!("ip link set wg0 netns {home}"));
         assert_eq!(next(&mut *events), TunEvent::Down);
+        assert_eq!(next(&mut *events), TunEvent::Index(index_of(c"wg0")));
         sh("ip link set wg0 up");
         assert_eq!(next(&mut *events), TunEvent::Up);
 
         sh(&format!("ip link set wg0 netns {}", one.id()));
         assert_eq!(next(&mut *events), TunEvent::Down);
+        assert_eq!(next(&mut *events), TunEvent::Index(0));
         one.sh("ip link del wg0");
         assert_eq!(next(&mut *events), TunEvent::Deleted);
         is_gone(&mut *queue);

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -65,6 +65,7 @@ impl Builder {
             identity: ArcSwapOption::empty(),
             drops: Drops::default(),
             mtu: AtomicUsize::new(tun.mtu()),
+            tun_index: AtomicU32::new(0),
             staged_bytes: Arc::new(AtomicU64::new(0)),
             handshakes: ArrayQueue::new(HANDSHAKE_QUEUE_MAX),
             control: Inbox::new(Waker::new(control_poll.registry(), WAKER)?),

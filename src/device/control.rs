@@ -143,6 +143,7 @@ impl Control {
                     debug!("MTU updated: {mtu}");
                     self.shared.mtu.store(mtu, Ordering::Relaxed);
                 }
+                TunEvent::Index(index) => self.shared.tun_index.store(index, Ordering::Relaxed),
                 TunEvent::Routes => self.routes_changed(),
                 TunEvent::Deleted => {
                     debug!("Interface deleted");

@@ -35,7 +35,7 @@ mod workers;
 pub use builder::{Builder, CloseReason, Device};
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) drops: Drops,
     /// The interface's MTU, in bytes.
     pub(crate) mtu: AtomicUsize,
+    /// The interface's index where the sockets are; 0 when it has none there.
+    pub(crate) tun_index: AtomicU32,
     /// Bytes staged over all peers.
     pub(crate) staged_bytes: Arc<AtomicU64>,
     /// Handshake messages with a right mac1, for the control thread.

@@ -3,7 +3,7 @@
 //! | stage | decides | may stop |
 //! |---|---|---|
 //! | receive | one call fills several buffers with runs of equal-sized datagrams | nothing there |
-//! | sort | type and length; whose index, once a run | malformed, unknown index; handshakes go to control |
+//! | sort | by which interface; type and length; whose index, once a run | own TUN, malformed, unknown index; handshakes go to control |
 //! | open | AEAD in place | wrong tag |
 //! | accept | replay window, endpoint, stamps | replayed counter |
 //! | deliver | inner length, inner source; one write for a whole flow's packets | empty (keepalive), not the peer's source |
@@ -69,6 +69,11 @@ impl Receiver {
         let routes = shared.routes.load();
         for i in 0..self.received.len() {
             let received = self.received[i];
+            if self.is_routing_loop(&received) {
+                let count = received.len.div_ceil(received.segment);
+                self.shared.drops.count(Rejected::RoutingLoop, u64::from(count));
+                continue;
+            }
             self.sort(edges, &received, &routes, now);
         }
         self.deliver(edges);
@@ -76,6 +81,16 @@ impl Receiver {
     }
 
     // --- sort --------------------------------------------------------------------------------
+
+    /// Whether this came out of the tunnel that it belongs to. [KERNEL-LOOP]
+    ///
+    /// Such a datagram was routed into the TUN by its sender. It may be authentic, and then its sender's address is one
+    /// inside the tunnel: as an endpoint it would make the answers loop, too, and outlast the mistake.
+    /// Differs from the kernel: there the sender refuses it, because it sees its own route; here only the receiver can.
+    fn is_routing_loop(&self, received: &Received) -> bool {
+        let own = self.shared.tun_index.load(Ordering::Relaxed);
+        own != 0 && received.source.is_some_and(|source| source.ifindex == own)
+    }
 
     /// Splits what was received together into runs of data messages to one index.
     fn sort(&mut self, edges: &mut Edges<'_>, received: &Received, routes: &Routes, now: Instant) {

@@ -54,6 +54,8 @@ pub enum Rejected {
     HandshakeTooSoon,
     /// The device has no private key.
     NoPrivateKey,
+    /// The datagram came in by the device's own TUN: it has been through the tunnel already.
+    RoutingLoop,
     /// The inner source address routes to another peer, or to none.
     ForbiddenSource,
     /// No peer's allowed IPs hold the destination.

@@ -85,6 +85,7 @@ pub(super) struct LinkEvents {
     deleted: bool,
     routes: bool,
     /// What was told already.
+    told_index: u32,
     told_up: Option<bool>,
     told_mtu: Option<usize>,
     told_deleted: bool,
@@ -110,6 +111,7 @@ impl LinkEvents {
             link,
             deleted: false,
             routes: false,
+            told_index: 0,
             told_up: None,
             told_mtu: None,
             told_deleted: false,
@@ -120,11 +122,15 @@ impl LinkEvents {
         self.link.mtu
     }
 
-    /// What has changed since the last event, one thing at a time: the MTU before the link state, so that whoever is
-    /// told of a link that is up knows its MTU.
+    /// What has changed since the last event, one thing at a time: index and MTU before the link state, so that whoever
+    /// is told of a link that is up knows them.
     fn change(&mut self) -> Option<TunEvent> {
         if self.deleted {
             return (!std::mem::replace(&mut self.told_deleted, true)).then_some(TunEvent::Deleted);
+        }
+        let index = if self.link.namespace.is_none() { self.link.index.cast_unsigned() } else { 0 };
+        if std::mem::replace(&mut self.told_index, index) != index {
+            return Some(TunEvent::Index(index));
         }
         if self.told_mtu != Some(self.link.mtu) {
             self.told_mtu = Some(self.link.mtu);

@@ -30,6 +30,7 @@ struct State {
     inbound: VecDeque<Box<[u8]>>,
     events: VecDeque<TunEvent>,
     up: bool,
+    index: u32,
     mtu: usize,
     gone: bool,
     queue_wake: Option<Wake>,
@@ -57,7 +58,8 @@ impl Shared {
         }
         if state.events.len() == EVENTS_MAX {
             state.events.clear();
-            let now = [TunEvent::Mtu(state.mtu), if state.up { TunEvent::Up } else { TunEvent::Down }];
+            let link = if state.up { TunEvent::Up } else { TunEvent::Down };
+            let now = [TunEvent::Index(state.index), TunEvent::Mtu(state.mtu), link];
             state.events.extend(now);
         }
         state.events.push_back(event);
@@ -131,6 +133,11 @@ impl MemoryTunHandle {
     /// Sets the MTU, in bytes.
     pub fn set_mtu(&self, mtu: usize) {
         self.0.tell(TunEvent::Mtu(mtu), |state| std::mem::replace(&mut state.mtu, mtu) != mtu);
+    }
+
+    /// Sets the interface's index where the sockets are; 0, as at first, for none.
+    pub fn set_index(&self, index: u32) {
+        self.0.tell(TunEvent::Index(index), |state| std::mem::replace(&mut state.index, index) != index);
     }
 
     /// Tells that an address or a route of the system changed.
@@ -267,7 +274,8 @@ mod tests {
         handle.set_up(true);
         handle.set_up(true);
         handle.set_mtu(1280);
-        check(&[TunEvent::Up, TunEvent::Mtu(1280)]);
+        handle.set_index(7);
+        check(&[TunEvent::Up, TunEvent::Mtu(1280), TunEvent::Index(7)]);
         for _ in 0..100 {
             handle.set_up(false);
             handle.set_up(true);

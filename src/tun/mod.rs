@@ -24,6 +24,9 @@ pub enum TunEvent {
     Down,
     /// The MTU is now this many bytes.
     Mtu(usize),
+    /// The interface's index where the sockets are; 0 while it is in another network namespace. Told
+    /// before [`TunEvent::Up`]; an interface that never tells one has none.
+    Index(u32),
     /// An address or a route of the system changed: learnt source addresses may be wrong now.
     Routes,
     /// The interface is gone: the device has to end.
