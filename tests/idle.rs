@@ -6,16 +6,20 @@
 mod testbed;
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64ct::Encoding as _;
-use testbed::{Daemon, Implementation, Keys, Namespace, Pair, PairOptions, check_idle, random_bytes};
+use testbed::{Daemon, Implementation, Keys, Namespace, Pair, PairOptions, SIGTERM, check_idle, random_bytes};
 
 /// Longer than twice KEEPALIVE_TIMEOUT, since a passive keepalive may be followed by another, and than
 /// KEEPALIVE_TIMEOUT + REKEY_TIMEOUT with its jitter: no timer that a packet has armed is pending any more, but that
 /// which wipes the keys after nine minutes.
 const SESSION_SETTLES: Duration = Duration::from_secs(23);
+
+/// What a daemon may take to end when it is asked to.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
@@ -67,6 +71,35 @@ fn no_wake_ups_with_a_hundred_peers() {
 fn no_wake_ups_with_twenty_thousand_peers() {
     privileged!();
     check_configured(20_000);
+}
+
+/// The sockets of all daemons lie in one directory.
+#[test]
+fn no_wake_ups_while_other_daemons_come_and_go() {
+    privileged!();
+    let _one = one_at_a_time();
+    let ns = silent();
+    let daemon = Daemon::start(&ns, Implementation::Adit);
+    let stop = AtomicBool::new(false);
+    let others = std::thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            let elsewhere = silent();
+            let mut others = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let mut other = Daemon::start(&elsewhere, Implementation::Adit);
+                other.signal(SIGTERM);
+                assert!(other.wait(END_LIMIT).is_some_and(|status| status.success()), "it ends by itself");
+                others += 1;
+            }
+            others
+        });
+        let idle = std::panic::catch_unwind(|| check_idle(&[daemon.pid()]));
+        stop.store(true, Ordering::Relaxed);
+        let others = others.join().expect("the others came and went");
+        idle.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        others
+    });
+    assert!(others > 1, "{others} others");
 }
 
 #[test]

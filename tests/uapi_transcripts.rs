@@ -384,8 +384,7 @@ fn u_05_a_hundred_thousand_peers() {
 /// [UAPI] U-10: whatever happens to the file, the owner hears of it once, and another's file is left alone.
 #[test]
 fn u_10_socket_removed_or_replaced() {
-    let check = |what: &str, change: &dyn Fn(&std::path::Path)| {
-        let mut served = Served::new();
+    let check_one = |what: &str, mut served: Served, change: &dyn Fn(&std::path::Path)| {
         assert_eq!(served.get(), "errno=0\n\n");
         change(&served.path);
         let why = served.ended.recv_timeout(STOP);
@@ -394,6 +393,13 @@ fn u_10_socket_removed_or_replaced() {
         served.stop();
         assert_eq!(served.path.exists(), left, "{what}");
         assert!(served.ended.recv().is_err(), "{what}: said once");
+    };
+    let directory = std::env::temp_dir().join(format!("adit-uapi-ends-{}", std::process::id()));
+    let check = |what: &str, change: &dyn Fn(&std::path::Path)| {
+        check_one(what, Served::new(), change);
+        let fd = Listener::bind(&directory, "wg0").unwrap().into_fd().unwrap();
+        let inherited = Served::at(Listener::inherit(fd, &directory, "wg0").unwrap(), directory.clone());
+        check_one(&format!("{what}, inherited"), inherited, change);
     };
     check("removed", &|path| std::fs::remove_file(path).unwrap());
     check("moved", &|path| std::fs::rename(path, path.with_extension("moved")).unwrap());
@@ -407,6 +413,11 @@ fn u_10_socket_removed_or_replaced() {
         drop(std::os::unix::net::UnixListener::bind(path).unwrap());
     });
     check("its directory removed", &|path| std::fs::remove_dir_all(path.parent().unwrap()).unwrap());
+    check("its directory moved", &|path| {
+        let elsewhere = path.parent().unwrap().with_extension("moved");
+        std::fs::rename(path.parent().unwrap(), &elsewhere).unwrap();
+        std::fs::remove_dir_all(elsewhere).unwrap();
+    });
 }
 
 /// A socket that was removed between the two processes of a daemon's start is noticed as well.

@@ -1,28 +1,18 @@
-//! inotify(7): to be told when a directory's entries come and go, without looking.
+//! inotify(7): to be told when a file goes from its place, without looking.
 //!
-//! Only what a watch on one directory needs. The descriptor does not block and is readable when
-//! there is something to [`drain`](Inotify::drain).
+//! What is watched is the file itself, not the folder's entries: nobody is woken by what happens to the files beside it.
+//! The descriptor does not block and is readable when there is something to [`drain`](Inotify::drain). What happened is
+//! not told: only a look at the path says what is there now.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Room for a burst of events; one takes at most 16 bytes and a name of 256.
+/// Room for a burst of events; those of a file have 16 bytes and no name.
 const BUFFER_LEN: usize = 4096;
-/// `struct inotify_event` without its name: wd, mask, cookie, len, four bytes each.
-const HEADER_LEN: usize = 16;
-
-/// What happened to the watched directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change<'a> {
-    /// The entry of that name was made, removed, moved away or replaced.
-    Entry(&'a OsStr),
-    /// The directory itself went or was moved, or events were lost: anything may have happened.
-    Anything,
-}
 
 /// An inotify instance.
 #[derive(Debug)]
@@ -43,29 +33,35 @@ impl Inotify {
         Ok(Self { file: File::from(fd) })
     }
 
-    /// Watches the entries of `directory`, and the directory itself.
-    pub(crate) fn watch_directory(&self, directory: &Path) -> io::Result<()> {
-        let path = CString::new(directory.as_os_str().as_bytes())?;
-        let mask = libc::IN_CREATE
-            | libc::IN_DELETE
-            | libc::IN_MOVED_FROM
-            | libc::IN_MOVED_TO
-            | libc::IN_DELETE_SELF
-            | libc::IN_MOVE_SELF
-            | libc::IN_ONLYDIR;
+    /// Watches the file at `path` (a symbolic link is one itself), whatever name it gets later: whether it is moved, or
+    /// one of its names removed, also by another file taking its place. Changes of its mode, owner or times come along.
+    pub(crate) fn watch_file(&self, path: &Path) -> io::Result<()> {
+        // The end of a name changes the count of links, an attribute. The end of the file itself comes only when nobody
+        // has it open any more.
+        self.watch(path, libc::IN_ATTRIB | libc::IN_DELETE_SELF | libc::IN_MOVE_SELF | libc::IN_DONT_FOLLOW)
+    }
+
+    /// Watches whether the folder at `path` is moved; nothing in it.
+    pub(crate) fn watch_place_of_folder(&self, path: &Path) -> io::Result<()> {
+        self.watch(path, libc::IN_MOVE_SELF | libc::IN_ONLYDIR)
+    }
+
+    fn watch(&self, path: &Path, mask: u32) -> io::Result<()> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
         // SAFETY: the descriptor is open as long as `self`; `path` is NUL-terminated and outlives the call.
         let watch = unsafe { libc::inotify_add_watch(self.file.as_raw_fd(), path.as_ptr(), mask) };
         if watch < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Hands every waiting change to `each`.
-    pub(crate) fn drain(&mut self, mut each: impl FnMut(Change<'_>)) -> io::Result<()> {
+    /// Takes every waiting event; whether there was one.
+    pub(crate) fn drain(&mut self) -> io::Result<bool> {
         let mut buffer = [0_u8; BUFFER_LEN];
+        let mut any = false;
         loop {
             match self.file.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(len) => parse(&buffer[..len], &mut each),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok(0) => return Ok(any),
+                Ok(_) => any = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(any),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -79,51 +75,47 @@ impl AsRawFd for Inotify {
     }
 }
 
-/// Takes whole events off the front of `events`; each is a header and a NUL-padded name.
-fn parse(mut events: &[u8], each: &mut impl FnMut(Change<'_>)) {
-    while let Some((header, rest)) = events.split_at_checked(HEADER_LEN) {
-        let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        let (mask, name_len) = (word(4), word(12));
-        let Some((name, rest)) = rest.split_at_checked(name_len as usize) else { return };
-        events = rest;
-        let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-        if end == 0 {
-            each(Change::Anything);
-        } else if mask & (libc::IN_CREATE | libc::IN_DELETE | libc::IN_MOVED_FROM | libc::IN_MOVED_TO) != 0 {
-            each(Change::Entry(OsStr::from_bytes(&name[..end])));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
-    fn entries_and_the_directory_itself_are_seen() {
-        let directory = std::env::temp_dir().join(format!("adit-inotify-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let mut inotify = Inotify::new().unwrap();
-        inotify.watch_directory(&directory).unwrap();
-        let changes = |inotify: &mut Inotify| {
-            let mut seen = Vec::new();
-            inotify
-                .drain(|change| {
-                    seen.push(match change {
-                        Change::Entry(name) => name.to_str().unwrap().to_owned(),
-                        Change::Anything => "*".to_owned(),
-                    });
-                })
-                .unwrap();
-            seen
+    fn the_file_is_seen_to_go_and_its_neighbours_are_not() {
+        let folder = std::env::temp_dir().join(format!("adit-inotify-{}", std::process::id()));
+        let path = folder.join("a");
+        let check = |what: &str, expected: bool, change: &dyn Fn()| {
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(&path, b"").unwrap();
+            // Open, as a bound socket is.
+            let _open = File::open(&path).unwrap();
+            let mut inotify = Inotify::new().unwrap();
+            inotify.watch_file(&path).unwrap();
+            inotify.watch_place_of_folder(&folder).unwrap();
+            assert!(!inotify.drain().unwrap(), "before: {what}");
+            change();
+            assert_eq!(inotify.drain().unwrap(), expected, "after: {what}");
+            fs::remove_dir_all(&folder).unwrap();
         };
-        assert!(changes(&mut inotify).is_empty());
-        std::fs::write(directory.join("a"), b"").unwrap();
-        std::fs::rename(directory.join("a"), directory.join("a-longer-name")).unwrap();
-        std::fs::remove_file(directory.join("a-longer-name")).unwrap();
-        assert_eq!(changes(&mut inotify), ["a", "a", "a-longer-name", "a-longer-name"]);
-        std::fs::remove_dir(&directory).unwrap();
-        assert!(changes(&mut inotify).contains(&"*".to_owned()));
-        assert!(inotify.watch_directory(&directory).is_err());
+        let other = folder.join("b");
+        check("neighbours", false, &|| {
+            fs::write(&other, b"").unwrap();
+            fs::rename(&other, folder.join("c")).unwrap();
+            fs::remove_file(folder.join("c")).unwrap();
+        });
+        check("removed", true, &|| fs::remove_file(&path).unwrap());
+        check("moved", true, &|| fs::rename(&path, &other).unwrap());
+        check("replaced", true, &|| {
+            fs::write(&other, b"").unwrap();
+            fs::rename(&other, &path).unwrap();
+        });
+        check("with its folder", true, &|| {
+            let elsewhere = folder.with_extension("moved");
+            fs::rename(&folder, &elsewhere).unwrap();
+            fs::rename(&elsewhere, &folder).unwrap();
+        });
+        let nothing = Inotify::new().unwrap().watch_file(&path);
+        assert_eq!(nothing.map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
     }
 }

@@ -4,7 +4,8 @@
 //!   bound, so that no umask, which is the whole process's, has to be changed.
 //! - A socket file that nobody listens on any more is replaced; one that answers is [`ListenError::InUse`].
 //! - It is removed when the [`Listener`] is dropped, but only if the file there is still this socket's.
-//! - `rm` of the file is the documented way to stop a daemon, so a [`Watch`] tells when it went or was replaced.
+//! - `rm` of the file is the documented way to stop a daemon, so a [`Watch`] tells when it went or was replaced. It
+//!   watches this file alone: all daemons share a directory, and none is woken by another's coming and going.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::sys::inotify::{Change, Inotify};
+use crate::sys::inotify::Inotify;
 
 /// Where `wg(8)` and every other client look for `<interface>.sock`.
 pub const DIRECTORY: &str = "/var/run/wireguard";
@@ -175,14 +176,18 @@ impl Listener {
 
     /// Starts to watch the file, if the socket has one.
     pub(super) fn watch(&self) -> io::Result<Option<Watch>> {
-        let (Some(file), Some(name)) = (self.file, self.path.file_name()) else { return Ok(None) };
+        let Some(file) = self.file else { return Ok(None) };
         let directory = match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         let inotify = Inotify::new()?;
-        inotify.watch_directory(directory)?;
-        Ok(Some(Watch { inotify, name: name.to_owned(), path: self.path.clone(), file }))
+        match inotify.watch_file(&self.path).and_then(|()| inotify.watch_place_of_folder(directory)) {
+            // It went before we came, as the first look will tell.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
+        Ok(Some(Watch { inotify, path: self.path.clone(), file }))
     }
 
     /// The file is somebody else's by now, or gone.
@@ -216,7 +221,6 @@ impl Drop for Listener {
 #[derive(Debug)]
 pub(super) struct Watch {
     inotify: Inotify,
-    name: OsString,
     path: PathBuf,
     file: FileId,
 }
@@ -224,11 +228,9 @@ pub(super) struct Watch {
 impl Watch {
     /// Whether the file was removed, moved or replaced. Never blocks.
     pub(super) fn is_gone(&mut self) -> io::Result<bool> {
-        let mut touched = false;
-        let name = self.name.as_os_str();
-        self.inotify.drain(|change| touched |= change == Change::Entry(name))?;
-        // The inode alone would not do: it may already be that of the file which took this one's place.
-        Ok(touched || FileId::of(&self.path).ok() != Some(self.file))
+        self.inotify.drain()?;
+        // The inode tells: the socket holds it as long as it is open, so no other file can get its number.
+        Ok(FileId::of(&self.path).ok() != Some(self.file))
     }
 }
 
