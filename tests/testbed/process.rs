@@ -81,13 +81,14 @@ pub fn status_field(pid: u32, field: &str) -> Option<String> {
 pub fn voluntary_switches(pid: u32) -> BTreeMap<String, u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
     tasks
-        .map(|task| {
+        .filter_map(|task| {
             let task = task.expect("a thread");
-            let status = fs::read_to_string(task.path().join("status")).expect("it has a status");
+            // A thread that has ended since the list was read is none.
+            let status = fs::read_to_string(task.path().join("status")).ok()?;
             let field = |name: &str| status.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()));
             let name = format!("{pid}/{} {}", task.file_name().display(), field("Name:").unwrap_or_default());
             let count = field("voluntary_ctxt_switches:").and_then(|count| count.parse().ok());
-            (name, count.expect("it counts switches"))
+            Some((name, count.expect("it counts switches")))
         })
         .collect()
 }
