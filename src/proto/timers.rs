@@ -20,10 +20,10 @@
 //! the peer when, and only when, it would wake too late. A deadline that moved back or vanished is
 //! not told: the sleeper wakes once, finds nothing expired and looks at the table again.
 //!
-//! Differs from the kernel: a response that we send holds back our initiations for REKEY_TIMEOUT, and it
-//! puts off a pending retry for as long (and the jitter), when it is the tunnel's to send. The kernel's
-//! retry falls due meanwhile, is refused and is not armed again; when initiations crossed and both
-//! responses are lost, both sides wait for ever.
+//! Differs from the kernel: a response that we send holds back our initiations for REKEY_TIMEOUT, and so
+//! it puts off a pending retry for as long, and the jitter. The kernel's retry may fall due before that;
+//! it is refused then, and not armed again. Where initiations crossed and both responses are lost, what
+//! is staged on both sides would wait until another packet asks for a handshake.
 //!
 //! Invariants:
 //! - an expiry is taken by compare-and-swap: it is acted on once, and not if it was moved meanwhile;
