@@ -48,6 +48,15 @@ fn idle_session() -> World {
     world
 }
 
+/// Gives each engine's control thread some delay of its own: none, or less than a way through the network,
+/// or more.
+fn delay_control(world: &mut World) {
+    for engine in 0..world.engines.len() {
+        let delay = DELAY * (rand_core::Rng::next_u32(&mut world.rng) % 3) * 3 / 4;
+        world.engines[engine].control_delay = delay;
+    }
+}
+
 fn set_preshared_key(world: &mut World, engine: usize, byte: u8) {
     world.act(engine, |engine, _| {
         engine.peers[0].tunnel.set_preshared_key(PresharedKey::from_bytes([byte; 32]));
@@ -207,6 +216,7 @@ fn simultaneous_open_settles() {
     for round in 0..100u64 {
         let mut world = World::new(2, rand_core::Rng::next_u64(&mut dice));
         world.network.spread = Duration::from_millis((round % 5) * 20);
+        delay_control(&mut world);
         let first = world.send(0, 0);
         world.run(Duration::from_millis(round % 25));
         let second = world.send(1, 0);
@@ -225,9 +235,23 @@ fn simultaneous_open_settles() {
 /// S-14: and when any of the four handshake messages is lost, the next try settles it.
 #[test]
 fn simultaneous_open_settles_under_loss() {
-    let mut dice = world::TestRng(seed());
+    open_under_loss(seed(), false);
+    open_under_loss(seed(), true);
+}
+
+/// S-14: both responses are lost, and both retries fall due less than REKEY_TIMEOUT after them.
+#[test]
+fn simultaneous_open_loses_both_responses() {
+    open_under_loss(1_795_264_059_113_265_649, false);
+}
+
+fn open_under_loss(seed: u64, control_delays: bool) {
+    let mut dice = world::TestRng(seed);
     for _ in 0..200 {
         let mut world = World::new(2, rand_core::Rng::next_u64(&mut dice));
+        if control_delays {
+            delay_control(&mut world);
+        }
         world.network.loss = 300;
         let (first, second) = (world.send(0, 0), world.send(1, 0));
         world.run(4 * DELAY);

@@ -256,7 +256,11 @@ impl Keypairs {
         self.next_lost_until = None;
         let current = self.current.replace(new);
         match self.next.take() {
-            Some(next) => retired([self.previous.replace(next), current, None]),
+            Some(next) => {
+                // Data on it changes nothing any more: the data path need not ask.
+                next.unconfirmed.store(false, Relaxed);
+                retired([self.previous.replace(next), current, None])
+            }
             None => retired([core::mem::replace(&mut self.previous, current), None, None]),
         }
     }

@@ -20,6 +20,11 @@
 //! the peer when, and only when, it would wake too late. A deadline that moved back or vanished is
 //! not told: the sleeper wakes once, finds nothing expired and looks at the table again.
 //!
+//! Differs from the kernel: a response that we send holds back our initiations for REKEY_TIMEOUT, and so
+//! it puts off a pending retry for as long, and the jitter. The kernel's retry may fall due before that;
+//! it is refused then, and not armed again. Where initiations crossed and both responses are lost, what
+//! is staged on both sides would wait until another packet asks for a handshake.
+//!
 //! Invariants:
 //! - an expiry is taken by compare-and-swap: it is acted on once, and not if it was moved meanwhile;
 //! - several that expired are taken in the order of their deadlines, as a kernel timer wheel would;
@@ -338,6 +343,16 @@ impl Timers {
     /// An initiation or response is about to be sent.
     pub(super) fn handshake_sent(&self, now: Instant) {
         self.last_sent_handshake.store(stamp(now), Relaxed);
+    }
+
+    /// A response is about to be sent, while an initiation of ours may wait for its own.
+    /// [WP 6.4] Its retry, if one is pending, is put off until it may be sent: it would be held back
+    /// otherwise, and nothing would try again.
+    pub(super) fn response_sent(&self, now: Instant, rng: &mut impl Rng) {
+        self.handshake_sent(now);
+        if self.deadline(Timer::RetransmitHandshake).is_some() {
+            self.handshake_initiated(now, rng);
+        }
     }
 
     /// The next initiation need not wait for REKEY_TIMEOUT.

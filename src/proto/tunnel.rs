@@ -240,7 +240,7 @@ impl Tunnel {
         now: Now,
         rng: &mut impl CryptoRng,
     ) -> Result<([u8; RESPONSE_LEN], Arc<Keypair>), Rejected> {
-        self.timers.handshake_sent(now.instant);
+        self.timers.response_sent(now.instant, rng);
         let (mut message, keys) = self.handshake.create_response(local_index, rng)?;
         if let Crossing::Aside(ours) = mem::replace(&mut self.crossing, Crossing::None) {
             self.handshake.take_up(ours);

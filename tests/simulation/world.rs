@@ -74,6 +74,11 @@ enum Named {
 pub(crate) struct Peer {
     pub(crate) tunnel: Tunnel,
     pub(crate) endpoint: Option<SocketAddr>,
+    /// What the data path sends on: the tunnel's current keypair, and for as long as the control
+    /// thread has not looked, one that was shown to be the peer's too.
+    sending: Option<Arc<Keypair>>,
+    /// The index that is to be confirmed, and when the control thread gets to it.
+    to_confirm: Option<(Instant, u32)>,
     /// Packets that wait for a session; empty ones are keepalives.
     pub(crate) staged: VecDeque<Vec<u8>>,
 }
@@ -85,6 +90,8 @@ pub(crate) struct Engine {
     pub(crate) peers: Vec<Peer>,
     /// Handshake messages without a valid mac2 are answered by a cookie.
     pub(crate) under_load: bool,
+    /// How long the control thread takes to get to what the data path wishes.
+    pub(crate) control_delay: Duration,
     /// What came out of the tunnels: which peer's, and the number that it began with.
     pub(crate) delivered: Vec<(usize, u64)>,
     pub(crate) rejected: BTreeMap<Rejected, u64>,
@@ -105,6 +112,7 @@ impl Engine {
             address,
             peers: Vec::new(),
             under_load: false,
+            control_delay: Duration::ZERO,
             delivered: Vec::new(),
             rejected: BTreeMap::new(),
             handshakes: 0,
@@ -121,7 +129,8 @@ impl Engine {
     }
 
     pub(crate) fn add_peer(&mut self, key: PublicKey, preshared: PresharedKey, endpoint: Option<SocketAddr>) -> usize {
-        self.peers.push(Peer { tunnel: Tunnel::new(key, preshared), endpoint, staged: VecDeque::new() });
+        let tunnel = Tunnel::new(key, preshared);
+        self.peers.push(Peer { tunnel, endpoint, sending: None, to_confirm: None, staged: VecDeque::new() });
         self.peers.len() - 1
     }
 
@@ -141,6 +150,7 @@ impl Engine {
         for peer in &mut self.peers {
             let preshared = PresharedKey::from_bytes(*peer.tunnel.preshared_key().as_bytes());
             peer.tunnel = Tunnel::new(peer.tunnel.remote_static(), preshared);
+            (peer.sending, peer.to_confirm) = (None, None);
             peer.staged.clear();
         }
     }
@@ -173,8 +183,8 @@ impl Engine {
     fn flush(&mut self, peer: usize, now: Now) {
         let instant = now.instant;
         while let Some(packet) = self.peers[peer].staged.pop_front() {
-            let current = self.peers[peer].tunnel.current().cloned();
-            let numbered = current.and_then(|keypair| Some((keypair.number(1, instant).ok()?, keypair)));
+            let sending = self.peers[peer].sending.clone();
+            let numbered = sending.and_then(|keypair| Some((keypair.number(1, instant).ok()?, keypair)));
             let Some((counter, keypair)) = numbered else {
                 self.peers[peer].staged.push_front(packet);
                 self.initiate(peer, false, now);
@@ -237,6 +247,7 @@ impl Engine {
                     assert!(self.indices.remove(&index).is_some(), "index {index} was released twice");
                 }
                 TunnelEvent::CurrentChanged => {
+                    self.peers[peer].sending = self.peers[peer].tunnel.current().cloned();
                     self.handshakes += u64::from(self.peers[peer].tunnel.current().is_some());
                 }
                 TunnelEvent::SendStaged => self.flush(peer, now),
@@ -337,8 +348,11 @@ impl Engine {
         self.peers[peer].endpoint = Some(from);
         let timers = self.peers[peer].tunnel.timers().clone();
         if keypair.is_unconfirmed() {
-            self.peers[peer].tunnel.confirm(receiver, now);
-            self.drain(peer, now);
+            let due = now.instant + self.control_delay;
+            let Peer { sending, to_confirm, .. } = &mut self.peers[peer];
+            *sending = Some(keypair.clone());
+            *to_confirm = Some((to_confirm.map_or(due, |(due, _)| due), receiver));
+            self.confirm(peer, now);
         }
         if keypair.needs_rekey_on_receive(now.instant) && timers.take_lastminute_handshake() {
             self.initiate(peer, false, now);
@@ -353,8 +367,19 @@ impl Engine {
         Ok(peer)
     }
 
+    /// What the control thread does about data on an unconfirmed keypair, once it gets to it.
+    fn confirm(&mut self, peer: usize, now: Now) {
+        let Peer { tunnel, sending, to_confirm, .. } = &mut self.peers[peer];
+        let Some((_, index)) = to_confirm.take_if(|&mut (due, _)| due <= now.instant) else { return };
+        if !tunnel.confirm(index, now) {
+            *sending = tunnel.current().cloned();
+        }
+        self.drain(peer, now);
+    }
+
     fn handle_timeout(&mut self, now: Now) {
         for peer in 0..self.peers.len() {
+            self.confirm(peer, now);
             if self.peers[peer].tunnel.poll_timeout().is_some_and(|due| due <= now.instant) {
                 self.peers[peer].tunnel.handle_timeout(now.instant);
                 self.drain(peer, now);
@@ -364,7 +389,8 @@ impl Engine {
 
     /// When this engine next has something to do by itself; `None` for never.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.peers.iter().filter_map(|peer| peer.tunnel.poll_timeout()).min()
+        let dues = |peer: &Peer| [peer.tunnel.poll_timeout(), peer.to_confirm.map(|(due, _)| due)];
+        self.peers.iter().flat_map(dues).flatten().min()
     }
 }
 

@@ -207,6 +207,7 @@ fn three_slots() {
     assert_eq!(dropped(keypairs.add_responder(keypair(6, false), false)), [3]);
     assert_eq!(dropped(keypairs.add_initiator(keypair(7, true))), [5], "an unconfirmed next outlives current");
     assert_eq!(slots(&keypairs), (Some(6), Some(7), None));
+    assert!(!keypairs.previous().unwrap().is_unconfirmed(), "data on it no longer changes anything");
     assert_eq!(dropped(keypairs.clear()), [6, 7]);
     assert_eq!(slots(&keypairs), (None, None, None));
 }

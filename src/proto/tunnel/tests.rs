@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::key::PrivateKey;
-use crate::proto::constants::{REJECT_AFTER_TIME, ZERO_KEY_MATERIAL_AFTER};
+use crate::proto::constants::{REJECT_AFTER_TIME, REKEY_TIMEOUT_JITTER_MAX, ZERO_KEY_MATERIAL_AFTER};
 use crate::proto::messages::{self, Message};
 use crate::proto::time::UnixTime;
 use crate::proto::timers::Timer;
@@ -378,6 +378,37 @@ fn crossed_initiations() {
             }
         }
     }
+}
+
+/// S-14 [WP 6.4]: both responses to crossed initiations are lost. Neither side's retry falls due before
+/// it may be sent, and one of them settles it.
+#[test]
+fn crossed_initiations_are_retried() {
+    let (mut a, mut b) = pair();
+    let (from_a, from_b) = (a.initiate(false, at(0)).unwrap(), b.initiate(false, at(0)).unwrap());
+    a.answer(&from_b, at(400)).unwrap();
+    b.answer(&from_a, at(400)).unwrap();
+    for side in [&mut a, &mut b] {
+        let due = side.tunnel.poll_timeout().expect("a retry");
+        assert!(due >= at(5_400).instant && due < at(5_400).instant + REKEY_TIMEOUT_JITTER_MAX, "{due:?}");
+        side.tunnel.handle_timeout(at(5_734).instant);
+        let events = [TunnelEvent::ClearSource, TunnelEvent::SendInitiation { retry: true }];
+        assert_eq!(side.events(), events);
+    }
+    let retry = a.initiate(true, at(5_734)).expect("not held back");
+    let response = b.answer(&retry, at(5_750)).unwrap();
+    a.consume_response(&response, at(5_770)).unwrap();
+    assert!(b.confirmed_by(&a, at(5_790)));
+    assert!(same_session(&a, &b));
+}
+
+/// A response with nothing of ours under way arms no retry.
+#[test]
+fn a_response_is_not_retried() {
+    let (mut a, mut b) = pair();
+    let initiation = a.initiate(false, at(0)).unwrap();
+    b.answer(&initiation, at(50)).unwrap();
+    assert_eq!(b.tunnel.timers().deadline(Timer::RetransmitHandshake), None);
 }
 
 /// S-14: the response to ours overtakes the peer's initiation, so that only the peer knows of the
