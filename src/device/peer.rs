@@ -204,7 +204,7 @@ impl Peer {
 
     /// Adds to what the control thread is to do; true if it has to be told.
     pub(crate) fn wish(&self, wish: Wish) -> bool {
-        self.wishes.load(Ordering::Relaxed) & wish.0 == 0 && self.wishes.fetch_or(wish.0, Ordering::AcqRel) == 0
+        self.wishes.fetch_or(wish.0, Ordering::AcqRel) == 0
     }
 
     /// What the control thread is to do, once.
