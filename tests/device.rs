@@ -307,6 +307,23 @@ fn a_port_in_use_changes_nothing() {
     assert_eq!(two.receive(PATIENCE).as_deref(), Some("still here"));
 }
 
+/// Sockets that change faster than the worker takes them up leave it with the last ones.
+#[test]
+fn ports_changed_in_quick_succession_leave_nobody_deaf() {
+    let (one, two) = pair();
+    one.send(2, "before");
+    assert_eq!(two.receive(PATIENCE).as_deref(), Some("before"));
+    for round in 0..100 {
+        for port in (4000 + round * 50..).take(50) {
+            one.device.apply(Update { listen_port: Some(port), ..Update::default() }).unwrap();
+        }
+        one.send(2, &format!("packet {round}"));
+        assert_eq!(two.receive(PATIENCE), Some(format!("packet {round}")));
+        two.send(1, &format!("answer {round}"));
+        assert_eq!(one.receive(PATIENCE), Some(format!("answer {round}")));
+    }
+}
+
 /// A port that is taken when the link comes up is tried again until it is free.
 #[test]
 fn a_port_taken_at_link_up_is_tried_again() {

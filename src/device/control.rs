@@ -125,9 +125,7 @@ impl Control {
     fn refresh_queue(&mut self) {
         if self.shared.sockets_changed(self.epoch) {
             self.udp = None;
-            if let Some(queue) = self.shared.take_control_queue(&mut self.epoch) {
-                self.udp = queue;
-            }
+            self.udp = self.shared.take_control_queue(&mut self.epoch);
         }
     }
 

@@ -85,6 +85,8 @@ pub(crate) struct Shared {
     udp: Arc<dyn Udp>,
     sockets: Mutex<Sockets>,
     sockets_released: Condvar,
+    /// Counts the changes of `sockets`; written with them locked, so that whoever takes a queue knows
+    /// which one it took.
     sockets_epoch: AtomicU64,
     config: Mutex<apply::Config>,
 }
@@ -172,7 +174,7 @@ struct Sockets {
     bound: Option<Arc<dyn crate::udp::UdpSocket>>,
     for_worker: Option<Box<dyn UdpQueue>>,
     for_control: Option<Box<dyn UdpQueue>>,
-    epoch: u64,
+    /// The epoch that the worker has taken its queue of.
     worker_epoch: u64,
 }
 
@@ -239,11 +241,10 @@ impl Shared {
             None => (None, None),
         };
         let mut sockets = lock(&self.sockets);
-        let epoch = sockets.epoch + 1;
         let worker_epoch = sockets.worker_epoch;
-        *sockets = Sockets { bound, for_worker, for_control, epoch, worker_epoch };
+        *sockets = Sockets { bound, for_worker, for_control, worker_epoch };
+        self.sockets_epoch.fetch_add(1, Ordering::Release);
         drop(sockets);
-        self.sockets_epoch.store(epoch, Ordering::Release);
         self.worker.wake();
         self.control.wake();
         Ok(())
@@ -254,18 +255,18 @@ impl Shared {
         lock(&self.sockets).bound.clone()
     }
 
-    /// If the sockets have changed since `seen`: the worker's new queue. The old one must be dropped
-    /// already.
-    pub(crate) fn take_worker_queue(&self, seen: &mut u64) -> Option<Option<Box<dyn UdpQueue>>> {
-        let mut sockets = self.changed_sockets(seen)?;
+    /// The worker's queue of the present sockets, for one who has dropped the old one and whose `seen` is
+    /// not theirs.
+    pub(crate) fn take_worker_queue(&self, seen: &mut u64) -> Option<Box<dyn UdpQueue>> {
+        let mut sockets = self.look_at_sockets(seen);
         sockets.worker_epoch = *seen;
         self.sockets_released.notify_all();
-        Some(sockets.for_worker.take())
+        sockets.for_worker.take()
     }
 
-    /// If the sockets have changed since `seen`: the control thread's new queue.
-    pub(crate) fn take_control_queue(&self, seen: &mut u64) -> Option<Option<Box<dyn UdpQueue>>> {
-        Some(self.changed_sockets(seen)?.for_control.take())
+    /// The control thread's queue of the present sockets, for one whose `seen` is not theirs.
+    pub(crate) fn take_control_queue(&self, seen: &mut u64) -> Option<Box<dyn UdpQueue>> {
+        self.look_at_sockets(seen).for_control.take()
     }
 
     /// Whether a thread that knows `seen` has old sockets.
@@ -273,19 +274,17 @@ impl Shared {
         self.sockets_epoch.load(Ordering::Acquire) != seen
     }
 
-    fn changed_sockets(&self, seen: &mut u64) -> Option<MutexGuard<'_, Sockets>> {
+    fn look_at_sockets(&self, seen: &mut u64) -> MutexGuard<'_, Sockets> {
         let sockets = lock(&self.sockets);
-        if sockets.epoch == *seen {
-            return None;
-        }
-        *seen = sockets.epoch;
-        Some(sockets)
+        *seen = self.sockets_epoch.load(Ordering::Acquire);
+        sockets
     }
 
     /// Waits until the worker has let go of the sockets that were replaced, so that their port is free.
     fn wait_sockets_released(&self) {
         let sockets = lock(&self.sockets);
-        let waited = self.sockets_released.wait_timeout_while(sockets, RELEASE_TIMEOUT, |s| s.worker_epoch != s.epoch);
+        let in_use = |sockets: &mut Sockets| self.sockets_changed(sockets.worker_epoch);
+        let waited = self.sockets_released.wait_timeout_while(sockets, RELEASE_TIMEOUT, in_use);
         drop(waited);
     }
 }

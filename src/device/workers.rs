@@ -117,9 +117,7 @@ impl Worker {
             }
         }
         self.udp = None;
-        if let Some(queue) = self.shared.take_worker_queue(&mut self.epoch) {
-            self.udp = queue;
-        }
+        self.udp = self.shared.take_worker_queue(&mut self.epoch);
         if let Some(udp) = &mut self.udp {
             self.udp_fds = udp.readiness(wake(&self.shared));
             for (source, &readiness) in self.udp_fds.iter().enumerate() {
