@@ -213,12 +213,12 @@ impl Change<'_> {
             }
             // With `replace`, a peer begins anew where the list first names it: what its section
             // leaves out takes its default, but session and endpoint live on.
-            let anew = replace && named.insert(key);
+            let anew = replace && !named.contains(&key);
             if update.update_only && (anew || !self.config.peers.contains_key(&key)) {
-                if anew {
-                    named.remove(&key);
-                }
                 continue;
+            }
+            if anew {
+                named.insert(key);
             }
             touched.push(self.set_peer(update, anew));
         }

@@ -209,8 +209,8 @@ impl Control {
     fn grant_wishes(&mut self) {
         while let Some(peer) = self.shared.control.pop() {
             let wishes = peer.take_wishes();
-            if wishes.has(Wish::REMOVED) || peer.is_removed() {
-                self.forget(&peer);
+            if peer.is_removed() {
+                self.reschedule(&peer);
                 continue;
             }
             let now = now_both();
@@ -260,7 +260,7 @@ impl Control {
         Some(next.since(now()) + Duration::from_micros(999))
     }
 
-    /// Makes the appointment for the peer's earliest deadline.
+    /// Makes the appointment for the peer's earliest deadline; a peer that was removed has none.
     fn reschedule(&mut self, peer: &Arc<Peer>) {
         let held = peer.scheduled.swap(u64::MAX, Ordering::Relaxed);
         // Pairs with the fence in `Shared::schedule`.
@@ -273,11 +273,6 @@ impl Control {
             }
             self.appointments.insert((deadline, peer.added), peer.clone());
         }
-        self.appointments.remove(&(held, peer.added));
-    }
-
-    fn forget(&mut self, peer: &Arc<Peer>) {
-        let held = peer.scheduled.swap(u64::MAX, Ordering::Relaxed);
         self.appointments.remove(&(held, peer.added));
     }
 
