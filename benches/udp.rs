@@ -22,9 +22,9 @@ const SHAPES: [(&str, usize, usize, bool); 4] = [
 
 fn loopback(criterion: &mut Criterion) {
     for ip in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-        let (near, far) = (LinuxUdp.bind(0, 0).unwrap(), LinuxUdp.bind(0, 0).unwrap());
-        let (mut near, port) = (near.queue().unwrap(), far.port());
-        let mut far = far.queue().unwrap();
+        let (near, far) = (LinuxUdp.bind(0, 0, 1).unwrap(), LinuxUdp.bind(0, 0, 1).unwrap());
+        let (mut near, port) = (near.sender().unwrap(), far.port());
+        let mut far = far.receivers().unwrap().remove(0);
         let (mut buffers, mut received) = (Buffers::new(64), Vec::with_capacity(64));
         let mut drain = || {
             loop {

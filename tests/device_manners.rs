@@ -19,7 +19,7 @@ use adit::proto::rejected::Rejected;
 use adit::tun::memory::{MemoryTun, MemoryTunHandle};
 use adit::tun::{Readiness, Wake};
 use adit::udp::memory::{MemoryNetwork, MemoryUdp};
-use adit::udp::{Received, Sent, Transmit, Udp, UdpQueue, UdpSocket};
+use adit::udp::{Received, Sent, Transmit, Udp, UdpReceiver, UdpSender, UdpSocket};
 
 /// Long enough for a loaded machine, and shorter than any retry, which would hide a loss.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -78,11 +78,12 @@ impl Wire {
 /// A [`MemoryUdp`] with a [`Wire`] around it.
 struct Watched(MemoryUdp, Arc<Wire>);
 struct WatchedSocket(Arc<dyn UdpSocket>, Arc<Wire>);
-struct WatchedQueue(Box<dyn UdpQueue>, Arc<Wire>);
+struct WatchedReceiver(Box<dyn UdpReceiver>, Arc<Wire>);
+struct WatchedSender(Box<dyn UdpSender>, Arc<Wire>);
 
 impl Udp for Watched {
-    fn bind(&self, port: u16, fwmark: u32) -> io::Result<Arc<dyn UdpSocket>> {
-        Ok(Arc::new(WatchedSocket(self.0.bind(port, fwmark)?, self.1.clone())))
+    fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
+        Ok(Arc::new(WatchedSocket(self.0.bind(port, fwmark, receivers)?, self.1.clone())))
     }
 }
 
@@ -95,12 +96,17 @@ impl UdpSocket for WatchedSocket {
         self.0.set_fwmark(fwmark)
     }
 
-    fn queue(&self) -> io::Result<Box<dyn UdpQueue>> {
-        Ok(Box::new(WatchedQueue(self.0.queue()?, self.1.clone())))
+    fn receivers(&self) -> io::Result<Vec<Box<dyn UdpReceiver>>> {
+        let receivers = self.0.receivers()?.into_iter();
+        Ok(receivers.map(|receiver| Box::new(WatchedReceiver(receiver, self.1.clone())) as _).collect())
+    }
+
+    fn sender(&self) -> io::Result<Box<dyn UdpSender>> {
+        Ok(Box::new(WatchedSender(self.0.sender()?, self.1.clone())))
     }
 }
 
-impl UdpQueue for WatchedQueue {
+impl UdpReceiver for WatchedReceiver {
     fn readiness(&mut self, wake: Wake) -> Vec<Readiness> {
         self.1.wakes.lock().unwrap().push(wake.clone());
         self.0.readiness(wake)
@@ -116,7 +122,9 @@ impl UdpQueue for WatchedQueue {
         received.iter_mut().filter(|_| mark != 0).for_each(|received| received.ecn = mark);
         Ok(more)
     }
+}
 
+impl UdpSender for WatchedSender {
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
         let mut left = self.1.left.lock().unwrap();
         for transmit in transmits {
@@ -298,7 +306,8 @@ fn the_newest_packets_wait_for_the_session_in_order() {
 fn the_endpoint_follows_the_newest_authenticated_packet() {
     let (network, left, right) = pair();
     shake_hands(&left, &right);
-    let mut places = [8, 9].map(|number| network.host(&[outer(number).ip()]).bind(PORT, 0).unwrap().queue().unwrap());
+    let mut places =
+        [8, 9].map(|number| network.host(&[outer(number).ip()]).bind(PORT, 0, 1).unwrap().sender().unwrap());
     let mut send = |place: usize, bytes: &[u8]| {
         let transmit =
             Transmit { to: outer(2), source: None, tos: 0, segment: bytes.len(), data: bytes, offload: false };
@@ -378,15 +387,15 @@ fn a_peer_must_not_speak_for_an_address_of_another() {
 fn strangers_get_no_answer() {
     let (network, left, right) = pair();
     shake_hands(&left, &right);
-    let stranger = network.host(&[outer(9).ip()]).bind(PORT, 0).unwrap();
-    let mut queue = stranger.queue().unwrap();
+    let stranger = network.host(&[outer(9).ip()]).bind(PORT, 0, 1).unwrap();
+    let mut sender = stranger.sender().unwrap();
     let lens = (0..200).chain([500, 1472, 9000, 65_507]);
     for (kind, len) in lens.flat_map(|len| (0..6u8).map(move |kind| (kind, len))) {
         let mut bytes: Vec<u8> = (0..len).map(|at: usize| (at as u8).wrapping_mul(151) ^ kind).collect();
         bytes.iter_mut().zip([kind, 0, 0, 0]).for_each(|(byte, value)| *byte = value);
         let transmit =
             Transmit { to: outer(2), source: None, tos: 0, segment: len.max(1), data: &bytes, offload: false };
-        queue.send(&[transmit], &mut [Sent::default()]);
+        sender.send(&[transmit], &mut [Sent::default()]);
     }
     // A true packet behind them all: everything before it was looked at.
     let last = packet(1, 2, 1, 0, 80);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use adit::packet::{BUFFER_LEN, Buffers, PacketRef};
 use adit::tun::linux::{LinuxTun, OpenError};
-use adit::tun::{ReceiveError, Tun, TunEvent, TunEvents, TunQueue};
+use adit::tun::{ReceiveError, Tun, TunEvent, TunEvents, TunReceiver, TunSender};
 
 /// How long anything may take that should happen at once.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -111,14 +111,14 @@ fn routes_change(events: &mut dyn TunEvents) {
     }
 }
 
-fn receive(queue: &mut dyn TunQueue) -> Result<Option<Vec<u8>>, ReceiveError> {
+fn receive(receiver: &mut dyn TunReceiver) -> Result<Option<Vec<u8>>, ReceiveError> {
     let mut buffer = vec![0; 65_535];
-    Ok(queue.receive(&mut buffer)?.map(|packet| packet.bytes().to_vec()))
+    Ok(receiver.receive(&mut buffer)?.map(|packet| packet.bytes().to_vec()))
 }
 
-fn is_gone(queue: &mut dyn TunQueue) {
+fn is_gone(receiver: &mut dyn TunReceiver) {
     let start = Instant::now();
-    while !matches!(receive(queue), Err(ReceiveError::Gone(_))) {
+    while !matches!(receive(receiver), Err(ReceiveError::Gone(_))) {
         assert!(start.elapsed() < PATIENCE, "still there");
     }
 }
@@ -128,13 +128,13 @@ fn follows_the_interface() {
     in_namespace("follows_the_interface", || {
         let mut tun = LinuxTun::create("wg%d").unwrap();
         assert_eq!((tun.name().as_str(), tun.mtu()), ("wg0", 1420));
-        let mut queue = tun.queues().unwrap().remove(0);
+        let mut queue = tun.queues(1).unwrap().remove(0);
         let mut events = tun.events().unwrap();
         assert_eq!(next(&mut *events), TunEvent::Index(index_of(c"wg0")));
         assert_eq!(next(&mut *events), TunEvent::Mtu(1420));
         assert_eq!(next(&mut *events), TunEvent::Down);
         assert_eq!(events.next().unwrap(), None);
-        assert!(receive(&mut *queue).unwrap().is_none());
+        assert!(receive(&mut *queue.receiver).unwrap().is_none());
 
         sh("ip link set wg0 up");
         assert_eq!(next(&mut *events), TunEvent::Up);
@@ -159,7 +159,7 @@ fn follows_the_interface() {
         sh("ip link del other");
         assert_eq!(next(&mut *events), TunEvent::Deleted);
         assert_eq!(events.next().unwrap(), None);
-        is_gone(&mut *queue);
+        is_gone(&mut *queue.receiver);
         assert_eq!(LinuxTun::create("other").unwrap().name(), "other");
     });
 }
@@ -171,7 +171,7 @@ fn follows_it_from_namespace_to_namespace() {
         // Indices differ from namespace to namespace, and are taken.
         one.sh("ip link add va type veth peer name vb; ip link add vc type veth peer name vd");
         let mut tun = LinuxTun::create("wg0").unwrap();
-        let mut queue = tun.queues().unwrap().remove(0);
+        let mut queue = tun.queues(1).unwrap().remove(0);
         let mut events = tun.events().unwrap();
         assert_eq!(next(&mut *events), TunEvent::Index(index_of(c"wg0")));
         assert_eq!(next(&mut *events), TunEvent::Mtu(1420));
@@ -212,7 +212,7 @@ fn follows_it_from_namespace_to_namespace() {
         assert_eq!(next(&mut *events), TunEvent::Index(0));
         one.sh("ip link del wg0");
         assert_eq!(next(&mut *events), TunEvent::Deleted);
-        is_gone(&mut *queue);
+        is_gone(&mut *queue.receiver);
     });
 }
 
@@ -221,13 +221,13 @@ fn ends_with_its_namespace() {
     in_namespace("ends_with_its_namespace", || {
         let one = Namespace::new();
         let mut tun = LinuxTun::create("wg0").unwrap();
-        let mut queue = tun.queues().unwrap().remove(0);
+        let mut queue = tun.queues(1).unwrap().remove(0);
         let mut events = tun.events().unwrap();
         sh(&format!("ip link set wg0 netns {}", one.id()));
         one.sh("ip link set wg0 up");
         while next(&mut *events) != TunEvent::Up {}
         drop(one);
-        is_gone(&mut *queue);
+        is_gone(&mut *queue.receiver);
         // Nobody tells of a dying namespace: the queue is how it is noticed.
     });
 }
@@ -288,10 +288,12 @@ impl Wire {
         );
         far.sh("ip addr add 10.9.0.2/24 dev wg1; ip addr add fd09::2/64 dev wg1 nodad; ip link set wg1 up");
         let (stop, split, refused) = <(Arc<AtomicBool>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
-        let (a_in, b_in) = (a.queues().unwrap().remove(0), b.queues().unwrap().remove(0));
-        let a_out = LinuxTun::from_fd(a.fd().try_clone_to_owned().unwrap()).unwrap().queues().unwrap().remove(0);
-        let b_out = LinuxTun::from_fd(b.fd().try_clone_to_owned().unwrap()).unwrap().queues().unwrap().remove(0);
-        let relay = |mut from: Box<dyn TunQueue>, mut to: Box<dyn TunQueue>| {
+        let (a_in, b_in) = (a.queues(1).unwrap().remove(0).receiver, b.queues(1).unwrap().remove(0).receiver);
+        let a_out =
+            LinuxTun::from_fd(a.fd().try_clone_to_owned().unwrap()).unwrap().queues(1).unwrap().remove(0).sender;
+        let b_out =
+            LinuxTun::from_fd(b.fd().try_clone_to_owned().unwrap()).unwrap().queues(1).unwrap().remove(0).sender;
+        let relay = |mut from: Box<dyn TunReceiver>, mut to: Box<dyn TunSender>| {
             let (stop, split, refused) = (Arc::clone(&stop), Arc::clone(&split), Arc::clone(&refused));
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
@@ -316,7 +318,7 @@ impl Drop for Wire {
 }
 
 /// Carries over what there is, as the device would with nothing in between; false when there was nothing.
-fn relay(from: &mut dyn TunQueue, to: &mut dyn TunQueue, split: &AtomicUsize, refused: &AtomicUsize) -> bool {
+fn relay(from: &mut dyn TunReceiver, to: &mut dyn TunSender, split: &AtomicUsize, refused: &AtomicUsize) -> bool {
     const BATCH: usize = 8;
     let mut buffers = Buffers::new(BATCH);
     let mut packets = Vec::new();
@@ -438,7 +440,7 @@ fn datagrams_sent_in_one_piece_are_split() {
 fn an_unreachable_message_reaches_the_application() {
     in_namespace("an_unreachable_message_reaches_the_application", || {
         let mut tun = LinuxTun::create("wg0").unwrap();
-        let mut queue = tun.queues().unwrap().remove(0);
+        let mut queue = tun.queues(1).unwrap().remove(0);
         // 10.5 and fd05 are another interface's addresses, 10.7 and fd07 this one's.
         sh("echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter; ip addr add 10.7.0.1/24 dev wg0; \
             ip addr add fd07::1/64 dev wg0 nodad; ip link set lo up; ip addr add 10.5.0.1/32 dev lo; ip addr add fd05::1/128 dev lo; \
@@ -450,14 +452,14 @@ fn an_unreachable_message_reaches_the_application() {
             let mut buffers = Buffers::new(1);
             let mut read = vec![0; BUFFER_LEN];
             while !stopped.load(Ordering::Relaxed) {
-                let Some(packet) = queue.receive(&mut read).unwrap() else {
+                let Some(packet) = queue.receiver.receive(&mut read).unwrap() else {
                     thread::sleep(Duration::from_millis(1));
                     continue;
                 };
                 let Some(error) = adit::icmp::unreachable(packet.bytes()) else { continue };
                 buffers.whole(0)[..error.len()].copy_from_slice(&error);
                 let place = PacketRef { buffer: 0, start: 0, len: error.len() as u32 };
-                assert_eq!(queue.send(&buffers, &[place]), 0);
+                assert_eq!(queue.sender.send(&buffers, &[place]), 0);
             }
         });
         for to in ["10.6.0.1:80", "[fd06::1]:80", "10.7.0.77:80", "[fd07::77]:80"] {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use adit::packet::Buffers;
 use adit::udp::linux::LinuxUdp;
-use adit::udp::{Received, Sent, Source, Transmit, Udp, UdpQueue, UdpSocket};
+use adit::udp::{Received, Sent, Source, Transmit, Udp, UdpReceiver, UdpSender, UdpSocket};
 
 /// Which part of a test this process is; the test harness gives us no arguments of our own.
 const ROLE: &str = "ADIT_TEST_ROLE";
@@ -99,19 +99,20 @@ fn firewall_counts() -> Vec<u32> {
     counts.map(|rest| rest.split(' ').next().unwrap().parse().unwrap()).collect()
 }
 
-/// One bound socket with its receiving queue.
+/// One bound socket with its receiver and a sender.
 struct End {
     socket: Arc<dyn UdpSocket>,
-    queue: Box<dyn UdpQueue>,
+    receiver: Box<dyn UdpReceiver>,
+    sender: Box<dyn UdpSender>,
     buffers: Buffers,
     received: Vec<Received>,
 }
 
 impl End {
     fn bind(port: u16) -> Self {
-        let socket = LinuxUdp.bind(port, 0).unwrap();
-        let queue = socket.queue().unwrap();
-        Self { socket, queue, buffers: Buffers::new(8), received: Vec::with_capacity(8) }
+        let socket = LinuxUdp.bind(port, 0, 1).unwrap();
+        let (receiver, sender) = (socket.receivers().unwrap().remove(0), socket.sender().unwrap());
+        Self { socket, receiver, sender, buffers: Buffers::new(8), received: Vec::with_capacity(8) }
     }
 
     fn at(&self, ip: &str) -> SocketAddr {
@@ -120,7 +121,7 @@ impl End {
 
     fn send(&mut self, transmit: Transmit<'_>) -> Sent {
         let mut sent = [Sent::default()];
-        self.queue.send(&[transmit], &mut sent);
+        self.sender.send(&[transmit], &mut sent);
         sent[0]
     }
 
@@ -129,7 +130,7 @@ impl End {
         let deadline = Instant::now() + PATIENCE;
         let mut report = Report::default();
         while report.datagrams < count && Instant::now() < deadline {
-            self.queue.receive(&mut self.buffers, &mut self.received).unwrap();
+            self.receiver.receive(&mut self.buffers, &mut self.received).unwrap();
             for received in &self.received {
                 let bytes = &self.buffers.whole(received.buffer)[..received.len as usize];
                 report.messages += 1;
@@ -451,11 +452,11 @@ fn the_mark_is_seen_by_the_firewall() {
         }
         run("nft add rule inet t out meta mark 51820 counter && nft add rule inet t out meta mark 4294967295 counter");
         let b = End::bind(0);
-        let socket = LinuxUdp.bind(0, 51820).unwrap();
-        let mut queue = socket.queue().unwrap();
+        let socket = LinuxUdp.bind(0, 51820, 1).unwrap();
+        let mut sender = socket.sender().unwrap();
         let mut send_both = || {
             let both = [transmit(b.at("127.0.0.1"), 1, b"4"), transmit(b.at("::1"), 1, b"6")];
-            queue.send(&both, &mut [Sent::default(); 2]);
+            sender.send(&both, &mut [Sent::default(); 2]);
         };
         send_both();
         assert_eq!(firewall_counts(), [2, 0]);
@@ -484,8 +485,8 @@ fn a_mark_needs_a_privilege() {
 }
 
 fn fwmark_is_refused() {
-    assert_eq!(LinuxUdp.bind(0, 7).err().unwrap().kind(), std::io::ErrorKind::PermissionDenied);
-    let socket = LinuxUdp.bind(0, 0).unwrap();
+    assert_eq!(LinuxUdp.bind(0, 7, 1).err().unwrap().kind(), std::io::ErrorKind::PermissionDenied);
+    let socket = LinuxUdp.bind(0, 0, 1).unwrap();
     assert_eq!(socket.set_fwmark(7).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
     socket.set_fwmark(0).unwrap();
 }
@@ -512,16 +513,16 @@ fn a_port_in_use_is_said_so() {
     in_namespace(TEST, || {
         for holder in ["0.0.0.0:51820", "[::]:51820", "127.0.0.1:51820"] {
             let holder = std::net::UdpSocket::bind(holder).unwrap();
-            assert_eq!(LinuxUdp.bind(51820, 0).err().unwrap().kind(), std::io::ErrorKind::AddrInUse);
+            assert_eq!(LinuxUdp.bind(51820, 0, 1).err().unwrap().kind(), std::io::ErrorKind::AddrInUse);
             drop(holder);
-            assert_eq!(LinuxUdp.bind(51820, 0).unwrap().port(), 51820);
+            assert_eq!(LinuxUdp.bind(51820, 0, 1).unwrap().port(), 51820);
         }
         // Nearly every port is taken on IPv6: one is found that both families have, or it is said so.
         run("echo '50000 50003' > /proc/sys/net/ipv4/ip_local_port_range");
         let holders: Vec<_> = (50000..50003).map(|port| std::net::UdpSocket::bind(("::1", port)).unwrap()).collect();
-        assert_eq!(LinuxUdp.bind(0, 0).unwrap().port(), 50003);
+        assert_eq!(LinuxUdp.bind(0, 0, 1).unwrap().port(), 50003);
         let last = std::net::UdpSocket::bind("[::1]:50003").unwrap();
-        assert_eq!(LinuxUdp.bind(0, 0).err().unwrap().kind(), std::io::ErrorKind::AddrInUse);
+        assert_eq!(LinuxUdp.bind(0, 0, 1).err().unwrap().kind(), std::io::ErrorKind::AddrInUse);
         drop((holders, last));
     });
 }

@@ -90,7 +90,7 @@ impl Shared {
     }
 
     fn bind(&self, config: &mut Config, port: u16, fwmark: u32) -> io::Result<()> {
-        let socket = self.udp.bind(port, fwmark)?;
+        let socket = self.udp.bind(port, fwmark, 1)?;
         let bound = socket.port();
         self.publish_sockets(Some(socket))?;
         tracing::debug!("UDP bind has been updated: port {bound}");
@@ -112,13 +112,13 @@ impl Shared {
     }
 
     /// The link went down: closes the sockets. False if it was down already.
-    pub(crate) fn link_down(&self) -> bool {
+    pub(crate) fn link_down(&self) -> io::Result<bool> {
         let mut config = lock(&self.config);
         let was_up = std::mem::replace(&mut config.up, false);
-        if self.bound().is_some() && self.publish_sockets(None).is_ok() {
-            self.wait_sockets_released();
+        if self.bound().is_some() {
+            self.publish_sockets(None)?;
         }
-        was_up
+        Ok(was_up)
     }
 
     /// The peer of that name.

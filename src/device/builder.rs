@@ -77,7 +77,7 @@ impl Builder {
             sockets_epoch: AtomicU64::new(0),
             config: Mutex::default(),
         });
-        let queue = tun.queues()?.into_iter().next().ok_or(io::ErrorKind::Unsupported)?;
+        let queue = tun.queues(1)?.into_iter().next().ok_or(io::ErrorKind::Unsupported)?;
         let worker = Worker::new(shared.clone(), worker_poll, queue);
         let control = Control::new(shared.clone(), control_poll, tun.events()?);
         let closed = Arc::new(Closed { state: Mutex::new((None, on_close)), changed: Condvar::new() });

@@ -38,7 +38,7 @@ use crate::proto::rejected::Rejected;
 use crate::proto::time::{Instant, Now};
 use crate::proto::tunnel::{Tunnel, TunnelEvent};
 use crate::tun::{TunEvent, TunEvents, Wake};
-use crate::udp::{Sent, Transmit, UdpQueue};
+use crate::udp::{Sent, Transmit};
 
 const LINK: Token = Token(1);
 
@@ -53,8 +53,6 @@ pub(crate) struct Control {
     shared: Arc<Shared>,
     poll: Poll,
     link: Box<dyn TunEvents>,
-    udp: Option<Box<dyn UdpQueue>>,
-    epoch: u64,
     /// (when, the peer's order of addition) → the peer: one entry for each that has a deadline.
     appointments: BTreeMap<(u64, u64), Arc<Peer>>,
     cookies: Option<Cookies>,
@@ -76,8 +74,6 @@ impl Control {
             shared,
             poll,
             link,
-            udp: None,
-            epoch: 0,
             appointments: BTreeMap::new(),
             cookies: None,
             limiter: RateLimiter::new(),
@@ -97,7 +93,6 @@ impl Control {
             if self.shared.closing.load(Ordering::Acquire) {
                 return Ok(CloseReason::Requested);
             }
-            self.refresh_queue();
             if self.follow_link()? {
                 return Ok(CloseReason::TunDeleted);
             }
@@ -122,13 +117,6 @@ impl Control {
         })
     }
 
-    fn refresh_queue(&mut self) {
-        if self.shared.sockets_changed(self.epoch) {
-            self.udp = None;
-            self.udp = self.shared.take_control_queue(&mut self.epoch);
-        }
-    }
-
     // --- the link ----------------------------------------------------------------------------
 
     /// Does what link events ask for. True when the interface is gone.
@@ -136,7 +124,7 @@ impl Control {
         while let Some(event) = self.link.next()? {
             match event {
                 TunEvent::Up => self.link_up(),
-                TunEvent::Down => self.link_down(),
+                TunEvent::Down => self.link_down()?,
                 TunEvent::Mtu(mtu) => {
                     debug!("MTU updated: {mtu}");
                     self.shared.mtu.store(mtu, Ordering::Relaxed);
@@ -161,7 +149,6 @@ impl Control {
             Ok(false) => {}
             Ok(true) => {
                 debug!("Interface state was Down, requested Up, now Up");
-                self.refresh_queue();
                 for peer in self.all_peers() {
                     self.with_tunnel(&peer, now_both(), |_, tunnel, _| tunnel.allow_initiation_now());
                     if peer.timers.persistent_keepalive() != 0 {
@@ -178,18 +165,17 @@ impl Control {
         }
     }
 
-    fn link_down(&mut self) {
+    fn link_down(&mut self) -> io::Result<()> {
         self.bind_retry_at = None;
-        self.udp = None;
-        if !self.shared.link_down() {
-            return;
+        if !self.shared.link_down()? {
+            return Ok(());
         }
         debug!("Interface state was Up, requested Down, now Down");
-        self.refresh_queue();
         for peer in self.all_peers() {
             self.with_tunnel(&peer, now_both(), |_, tunnel, _| tunnel.clear());
             peer.clear_source();
         }
+        Ok(())
     }
 
     /// An address or a route changed: where datagrams leave from is for the routing to say again.
@@ -341,21 +327,16 @@ impl Control {
     }
 
     fn send_to(&mut self, to: Endpoint, message: &[u8]) -> Sent {
-        let mut sent = [Sent::default()];
-        let transmit = Transmit {
+        let sent = self.shared.send_one(Transmit {
             to: to.address,
             source: to.source,
             tos: HANDSHAKE_TOS,
             segment: message.len(),
             data: message,
             offload: false,
-        };
-        match &mut self.udp {
-            Some(udp) => udp.send(&[transmit], &mut sent),
-            None => sent[0].refused = 1,
-        }
-        self.shared.drops.count(Rejected::SendFailed, sent[0].refused as u64);
-        sent[0]
+        });
+        self.shared.drops.count(Rejected::SendFailed, sent.refused as u64);
+        sent
     }
 
     // --- handshake messages ------------------------------------------------------------------

@@ -16,9 +16,8 @@
 //! One worker runs both roads inline; one control thread does everything that is rare. They meet in
 //! [`Shared`]: tables that are swapped as a whole, atomics, and bounded queues.
 //!
-//! Locks, in the order in which they may be taken: configuration, sockets, tunnel, then the leaves
-//! (endpoint, staged packets, replay window, index table). The worker takes only leaves, and
-//! the sockets' for the moment of a change.
+//! Locks, in the order in which they may be taken: configuration, tunnel, then the leaves (sockets, endpoint,
+//! staged packets, replay window, index table). The worker takes only leaves.
 
 mod apply;
 mod batch;
@@ -49,12 +48,12 @@ use crate::proto::messages::{INITIATION_LEN, Message};
 use crate::proto::rejected::Rejected;
 use crate::proto::time::{Instant, Now, UnixTime};
 use crate::sys::clock;
-use crate::udp::{Received, Source, Udp, UdpQueue};
+use crate::udp::{Received, Sent, Source, Transmit, Udp, UdpReceiver, UdpSender};
 use lookup::IndexTable;
 use peer::{Peer, Wish};
 use stats::Drops;
 
-/// How long taking the link down waits for the worker to let go of its sockets. The worker never
+/// How long a change of the sockets waits for the worker to let go of the old ones. The worker never
 /// waits for anybody, so this is reached only when it is gone.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -168,12 +167,19 @@ impl Inbox {
     }
 }
 
-/// Sockets on their way to the threads that use them.
+/// A worker's part of the sockets.
+pub(crate) struct UdpQueue {
+    pub(crate) receiver: Box<dyn UdpReceiver>,
+    pub(crate) sender: Box<dyn UdpSender>,
+}
+
+/// The sockets in use, and what of them is on its way to the worker.
 #[derive(Default)]
 struct Sockets {
     bound: Option<Arc<dyn crate::udp::UdpSocket>>,
-    for_worker: Option<Box<dyn UdpQueue>>,
-    for_control: Option<Box<dyn UdpQueue>>,
+    for_worker: Option<UdpQueue>,
+    /// What the control thread sends with.
+    sender: Option<Box<dyn UdpSender>>,
     /// The epoch that the worker has taken its queue of.
     worker_epoch: u64,
 }
@@ -234,20 +240,35 @@ impl Shared {
         self.control.wake();
     }
 
-    /// Publishes newly bound sockets, or that there are none, to the threads that use them.
+    /// Publishes newly bound sockets, or that there are none, and waits until nobody uses the old ones: then their
+    /// port is free, and nothing leaves from it any more.
     fn publish_sockets(&self, bound: Option<Arc<dyn crate::udp::UdpSocket>>) -> std::io::Result<()> {
-        let (for_worker, for_control) = match &bound {
-            Some(socket) => (Some(socket.queue()?), Some(socket.queue()?)),
+        let (for_worker, sender) = match &bound {
+            Some(socket) => {
+                let receiver = socket.receivers()?.into_iter().next().ok_or(std::io::ErrorKind::Unsupported)?;
+                (Some(UdpQueue { receiver, sender: socket.sender()? }), Some(socket.sender()?))
+            }
             None => (None, None),
         };
         let mut sockets = lock(&self.sockets);
         let worker_epoch = sockets.worker_epoch;
-        *sockets = Sockets { bound, for_worker, for_control, worker_epoch };
+        *sockets = Sockets { bound, for_worker, sender, worker_epoch };
         self.sockets_epoch.fetch_add(1, Ordering::Release);
-        drop(sockets);
         self.worker.wake();
-        self.control.wake();
+        let in_use = |sockets: &mut Sockets| self.sockets_changed(sockets.worker_epoch);
+        let waited = self.sockets_released.wait_timeout_while(sockets, RELEASE_TIMEOUT, in_use);
+        drop(waited);
         Ok(())
+    }
+
+    /// Sends one datagram from outside of the worker; without sockets it is refused.
+    fn send_one(&self, transmit: Transmit<'_>) -> Sent {
+        let mut sent = [Sent::default()];
+        match &mut lock(&self.sockets).sender {
+            Some(sender) => sender.send(&[transmit], &mut sent),
+            None => sent[0].refused = 1,
+        }
+        sent[0]
     }
 
     /// The sockets in use.
@@ -257,35 +278,17 @@ impl Shared {
 
     /// The worker's queue of the present sockets, for one who has dropped the old one and whose `seen` is
     /// not theirs.
-    pub(crate) fn take_worker_queue(&self, seen: &mut u64) -> Option<Box<dyn UdpQueue>> {
-        let mut sockets = self.look_at_sockets(seen);
+    pub(crate) fn take_worker_queue(&self, seen: &mut u64) -> Option<UdpQueue> {
+        let mut sockets = lock(&self.sockets);
+        *seen = self.sockets_epoch.load(Ordering::Acquire);
         sockets.worker_epoch = *seen;
         self.sockets_released.notify_all();
         sockets.for_worker.take()
     }
 
-    /// The control thread's queue of the present sockets, for one whose `seen` is not theirs.
-    pub(crate) fn take_control_queue(&self, seen: &mut u64) -> Option<Box<dyn UdpQueue>> {
-        self.look_at_sockets(seen).for_control.take()
-    }
-
-    /// Whether a thread that knows `seen` has old sockets.
+    /// Whether a worker that knows `seen` has old sockets.
     pub(crate) fn sockets_changed(&self, seen: u64) -> bool {
         self.sockets_epoch.load(Ordering::Acquire) != seen
-    }
-
-    fn look_at_sockets(&self, seen: &mut u64) -> MutexGuard<'_, Sockets> {
-        let sockets = lock(&self.sockets);
-        *seen = self.sockets_epoch.load(Ordering::Acquire);
-        sockets
-    }
-
-    /// Waits until the worker has let go of the sockets that were replaced, so that their port is free.
-    fn wait_sockets_released(&self) {
-        let sockets = lock(&self.sockets);
-        let in_use = |sockets: &mut Sockets| self.sockets_changed(sockets.worker_epoch);
-        let waited = self.sockets_released.wait_timeout_while(sockets, RELEASE_TIMEOUT, in_use);
-        drop(waited);
     }
 }
 

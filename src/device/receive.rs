@@ -63,7 +63,7 @@ impl Receiver {
     /// Receives one batch and delivers what is in it. False when there is nothing more for now.
     pub(crate) fn run(&mut self, edges: &mut Edges<'_>, now: Instant) -> std::io::Result<bool> {
         let Some(udp) = edges.udp.as_deref_mut() else { return Ok(false) };
-        let more = udp.receive(&mut self.buffers, &mut self.received)?;
+        let more = udp.receiver.receive(&mut self.buffers, &mut self.received)?;
         self.last = None;
         let shared = self.shared.clone();
         let routes = shared.routes.load();
@@ -231,7 +231,7 @@ impl Receiver {
         if self.accepted.is_empty() {
             return;
         }
-        let refused = edges.tun.send(&self.buffers, &self.accepted);
+        let refused = edges.tun.sender.send(&self.buffers, &self.accepted);
         self.shared.drops.count(Rejected::DeliverFailed, refused as u64);
         self.accepted.clear();
     }

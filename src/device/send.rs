@@ -25,7 +25,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::batch::{Numbered, Routed, Sealed, TRAIN_BYTES_MAX, Train};
 use super::peer::{Endpoint, Peer, Wish};
-use super::{Routes, Shared};
+use super::{Routes, Shared, UdpQueue};
 use crate::icmp;
 use crate::ip::Header;
 use crate::packet::{BUFFER_LEN, Buffers, PacketRef};
@@ -35,7 +35,7 @@ use crate::proto::rejected::Rejected;
 use crate::proto::time::Instant;
 use crate::tun::offload::SuperPacket;
 use crate::tun::{ReceiveError, TunQueue};
-use crate::udp::{Sent, Transmit, UdpQueue};
+use crate::udp::{Sent, Transmit};
 
 /// Reads from the TUN before the worker turns to the other direction.
 const READS_PER_TURN: usize = 16;
@@ -68,9 +68,9 @@ pub(crate) struct Sender {
 
 /// The edges of a worker, lent to a stage.
 pub(crate) struct Edges<'a> {
-    pub(crate) tun: &'a mut dyn TunQueue,
+    pub(crate) tun: &'a mut TunQueue,
     /// `None` while the link is down.
-    pub(crate) udp: Option<&'a mut dyn UdpQueue>,
+    pub(crate) udp: Option<&'a mut UdpQueue>,
 }
 
 impl Sender {
@@ -96,7 +96,7 @@ impl Sender {
         let mut read_buffer = std::mem::take(&mut self.read_buffer);
         let mut outcome = Ok(true);
         for _ in 0..READS_PER_TURN {
-            match edges.tun.receive(&mut read_buffer) {
+            match edges.tun.receiver.receive(&mut read_buffer) {
                 Ok(Some(packet)) => self.route(edges, &routes, &packet, now),
                 Ok(None) => {
                     outcome = Ok(false);
@@ -155,7 +155,7 @@ impl Sender {
         if self.icmp_limiter.allow(now.as_nanos()) {
             let bytes: &[u8] = &message;
             self.icmp_buffer.whole(0)[..bytes.len()].copy_from_slice(bytes);
-            edges.tun.send(&self.icmp_buffer, &[PacketRef { buffer: 0, start: 0, len: bytes.len() as u32 }]);
+            edges.tun.sender.send(&self.icmp_buffer, &[PacketRef { buffer: 0, start: 0, len: bytes.len() as u32 }]);
         }
     }
 
@@ -272,7 +272,7 @@ impl Sender {
                     offload: train.peer.takes_offload(now),
                 }
             });
-            udp.send(&transmits[..count], &mut sent[..count]);
+            udp.sender.send(&transmits[..count], &mut sent[..count]);
         } else {
             for (train, sent) in self.sealed.iter().zip(&mut sent) {
                 sent.refused = train.count;

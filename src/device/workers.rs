@@ -16,9 +16,8 @@ use mio::{Events, Interest, Poll, Token};
 use super::builder::CloseReason;
 use super::receive::Receiver;
 use super::send::{Edges, Sender};
-use super::{Shared, now};
+use super::{Shared, UdpQueue, now};
 use crate::tun::{Readiness, TunQueue, Wake};
-use crate::udp::UdpQueue;
 
 /// The inbox has something, or a source without a file descriptor became ready.
 pub(crate) const WAKER: Token = Token(0);
@@ -35,8 +34,8 @@ pub(crate) const EVENTS_MAX: usize = 8;
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     poll: Poll,
-    tun: Box<dyn TunQueue>,
-    udp: Option<Box<dyn UdpQueue>>,
+    tun: TunQueue,
+    udp: Option<UdpQueue>,
     udp_fds: Vec<Readiness>,
     epoch: u64,
     sender: Sender,
@@ -44,7 +43,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, poll: Poll, tun: Box<dyn TunQueue>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, poll: Poll, tun: TunQueue) -> Self {
         let sender = Sender::new(shared.clone());
         let receiver = Receiver::new(shared.clone());
         Self { shared, poll, tun, udp: None, udp_fds: Vec::new(), epoch: 0, sender, receiver }
@@ -52,7 +51,7 @@ impl Worker {
 
     /// Runs until the device closes, and says why it did.
     pub(crate) fn run(mut self) -> io::Result<CloseReason> {
-        let readiness = self.tun.readiness(wake(&self.shared));
+        let readiness = self.tun.receiver.readiness(wake(&self.shared));
         register(&self.poll, readiness, TUN)?;
         let mut events = Events::with_capacity(EVENTS_MAX);
         let mut tun_ready = true;
@@ -69,7 +68,7 @@ impl Worker {
             self.flush_wanted();
             while (tun_ready || udp_ready) && !self.shared.worker.is_signalled() {
                 let now = now();
-                let mut edges = Edges { tun: self.tun.as_mut(), udp: self.udp.as_deref_mut().map(|udp| udp as _) };
+                let mut edges = Edges { tun: &mut self.tun, udp: self.udp.as_mut() };
                 if tun_ready {
                     match self.sender.run(&mut edges, now) {
                         Ok(more) => tun_ready = more,
@@ -102,7 +101,7 @@ impl Worker {
                     TUN => tun_ready = true,
                     Token(udp) => {
                         udp_ready = true;
-                        self.udp.iter_mut().for_each(|queue| queue.ready(udp - FIRST_UDP));
+                        self.udp.iter_mut().for_each(|queue| queue.receiver.ready(udp - FIRST_UDP));
                     }
                 }
             }
@@ -119,7 +118,7 @@ impl Worker {
         self.udp = None;
         self.udp = self.shared.take_worker_queue(&mut self.epoch);
         if let Some(udp) = &mut self.udp {
-            self.udp_fds = udp.readiness(wake(&self.shared));
+            self.udp_fds = udp.receiver.readiness(wake(&self.shared));
             for (source, &readiness) in self.udp_fds.iter().enumerate() {
                 register(&self.poll, readiness, Token(FIRST_UDP + source))?;
             }
@@ -131,7 +130,7 @@ impl Worker {
         for _ in 0..FLUSHES_PER_TURN {
             let Some(peer) = self.shared.worker.pop() else { return };
             if peer.take_flush() {
-                let mut edges = Edges { tun: self.tun.as_mut(), udp: self.udp.as_deref_mut().map(|udp| udp as _) };
+                let mut edges = Edges { tun: &mut self.tun, udp: self.udp.as_mut() };
                 self.sender.flush(&mut edges, &peer, now());
             }
         }

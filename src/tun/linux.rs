@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::link::LinkEvents;
 use super::offload::{Coalescer, GROUP_HEADER_MAX, GROUP_MAX, Group, SuperPacket, VNET_HEADER_LEN};
-use super::{Readiness, ReceiveError, Tun, TunEvents, TunQueue, Wake};
+use super::{Readiness, ReceiveError, Tun, TunEvents, TunQueue, TunReceiver, TunSender, Wake};
 use crate::packet::{Buffers, PacketRef};
 use crate::sys;
 
@@ -200,17 +200,19 @@ impl Tun for LinuxTun {
         self.mtu
     }
 
-    fn queues(&mut self) -> io::Result<Vec<Box<dyn TunQueue>>> {
+    fn queues(&mut self, _count: usize) -> io::Result<Vec<TunQueue>> {
         if std::mem::replace(&mut self.taken, true) {
             return Err(io::Error::other("the queues were taken already"));
         }
-        Ok(vec![Box::new(LinuxQueue {
+        let receiver = LinuxReceiver { file: Arc::clone(&self.file), vnet: self.vnet };
+        let sender = LinuxSender {
             file: Arc::clone(&self.file),
             vnet: self.vnet,
             coalescer: Coalescer::new(self.vnet, self.vnet && self.udp),
             tcp_refused: 0,
             udp_refused: 0,
-        })])
+        };
+        Ok(vec![TunQueue { receiver: Box::new(receiver), sender: Box::new(sender) }])
     }
 
     fn events(&mut self) -> io::Result<Box<dyn TunEvents>> {
@@ -221,18 +223,14 @@ impl Tun for LinuxTun {
     }
 }
 
-/// Reads and writes the packets of a [`LinuxTun`].
+/// Reads the packets of a [`LinuxTun`].
 #[derive(Debug)]
-struct LinuxQueue {
+struct LinuxReceiver {
     file: Arc<File>,
     vnet: bool,
-    coalescer: Coalescer,
-    /// Coalesced writes that were refused since one was not.
-    tcp_refused: u32,
-    udp_refused: u32,
 }
 
-impl TunQueue for LinuxQueue {
+impl TunReceiver for LinuxReceiver {
     fn readiness(&mut self, _wake: Wake) -> Readiness {
         Readiness::Fd(self.file.as_raw_fd())
     }
@@ -257,7 +255,20 @@ impl TunQueue for LinuxQueue {
         let packet = &buffer[..read.saturating_sub(header_len)];
         Ok(Some(if self.vnet { SuperPacket::parse(&vnet, packet)? } else { SuperPacket::plain(packet)? }))
     }
+}
 
+/// Writes the packets of a [`LinuxTun`].
+#[derive(Debug)]
+struct LinuxSender {
+    file: Arc<File>,
+    vnet: bool,
+    coalescer: Coalescer,
+    /// Coalesced writes that were refused since one was not.
+    tcp_refused: u32,
+    udp_refused: u32,
+}
+
+impl TunSender for LinuxSender {
     fn send(&mut self, buffers: &Buffers, packets: &[PacketRef]) -> usize {
         let mut refused = 0;
         let mut rest = packets;

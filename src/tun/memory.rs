@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::offload::SuperPacket;
-use super::{Readiness, ReceiveError, Tun, TunEvent, TunEvents, TunQueue, Wake};
+use super::{Readiness, ReceiveError, Tun, TunEvent, TunEvents, TunQueue, TunReceiver, TunSender, Wake};
 use crate::packet::{Buffers, PacketRef};
 
 /// Packets that wait in one direction: about as many as a TUN of Linux queues (500), twice.
@@ -161,11 +161,12 @@ impl Tun for MemoryTun {
         self.shared.lock().mtu
     }
 
-    fn queues(&mut self) -> io::Result<Vec<Box<dyn TunQueue>>> {
+    fn queues(&mut self, _count: usize) -> io::Result<Vec<TunQueue>> {
         if std::mem::replace(&mut self.queue_taken, true) {
             return Err(io::Error::other("the queues were taken already"));
         }
-        Ok(vec![Box::new(MemoryQueue(Arc::clone(&self.shared)))])
+        let (receiver, sender) = (MemoryReceiver(Arc::clone(&self.shared)), MemorySender(Arc::clone(&self.shared)));
+        Ok(vec![TunQueue { receiver: Box::new(receiver), sender: Box::new(sender) }])
     }
 
     fn events(&mut self) -> io::Result<Box<dyn TunEvents>> {
@@ -176,9 +177,9 @@ impl Tun for MemoryTun {
     }
 }
 
-struct MemoryQueue(Arc<Shared>);
+struct MemoryReceiver(Arc<Shared>);
 
-impl TunQueue for MemoryQueue {
+impl TunReceiver for MemoryReceiver {
     fn readiness(&mut self, wake: Wake) -> Readiness {
         self.0.lock().queue_wake = Some(wake);
         Readiness::Wake
@@ -195,7 +196,11 @@ impl TunQueue for MemoryQueue {
         buffer[..len].copy_from_slice(&packet[..len]);
         Ok(Some(SuperPacket::plain(&buffer[..len])?))
     }
+}
 
+struct MemorySender(Arc<Shared>);
+
+impl TunSender for MemorySender {
     fn send(&mut self, buffers: &Buffers, packets: &[PacketRef]) -> usize {
         let mut state = self.0.lock();
         let room = if state.up { QUEUE_MAX.saturating_sub(state.inbound.len()).min(packets.len()) } else { 0 };
@@ -230,26 +235,26 @@ mod tests {
     #[test]
     fn packets_both_ways() {
         let (mut tun, handle) = MemoryTun::new("mem0", 1420);
-        let mut queue = tun.queues().unwrap().remove(0);
-        assert!(tun.queues().is_err());
+        let mut queue = tun.queues(1).unwrap().remove(0);
+        assert!(tun.queues(1).is_err());
         let woken = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&woken);
-        queue.readiness(Arc::new(move || {
+        queue.receiver.readiness(Arc::new(move || {
             count.fetch_add(1, Ordering::Relaxed);
         }));
         let mut buffer = [0; 100];
         assert!(!handle.send(&PACKET), "the link is down");
         handle.set_up(true);
-        assert!(queue.receive(&mut buffer).unwrap().is_none());
+        assert!(queue.receiver.receive(&mut buffer).unwrap().is_none());
         assert!(handle.send(&PACKET) && handle.send(&[1, 2, 3]));
         assert_eq!(woken.load(Ordering::Relaxed), 2);
-        assert_eq!(queue.receive(&mut buffer).unwrap().unwrap().bytes(), PACKET);
-        assert!(matches!(queue.receive(&mut buffer), Err(ReceiveError::Malformed)));
+        assert_eq!(queue.receiver.receive(&mut buffer).unwrap().unwrap().bytes(), PACKET);
+        assert!(matches!(queue.receiver.receive(&mut buffer), Err(ReceiveError::Malformed)));
 
         let mut buffers = Buffers::new(1);
         buffers.whole(0)[..20].copy_from_slice(&PACKET);
         let place = PacketRef { buffer: 0, start: 0, len: 20 };
-        assert_eq!(queue.send(&buffers, &vec![place; QUEUE_MAX + 3]), 3);
+        assert_eq!(queue.sender.send(&buffers, &vec![place; QUEUE_MAX + 3]), 3);
         for _ in 0..QUEUE_MAX {
             assert_eq!(*handle.receive(Duration::ZERO).unwrap(), PACKET);
         }
@@ -257,7 +262,7 @@ mod tests {
 
         drop(handle);
         assert_eq!(woken.load(Ordering::Relaxed), 3);
-        assert!(matches!(queue.receive(&mut buffer), Err(ReceiveError::Gone(_))));
+        assert!(matches!(queue.receiver.receive(&mut buffer), Err(ReceiveError::Gone(_))));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The edge towards inner packets: a network interface, or anything that behaves like one.
 //!
-//! A [`Tun`] is the interface as a whole: its name, its MTU, its link state. A [`TunQueue`] moves
-//! packets; it belongs to one worker and is never shared.
+//! A [`Tun`] is the interface as a whole: its name, its MTU, its link state. A [`TunQueue`] moves packets; its two
+//! directions are separate, so that one thread can read while another writes.
 
 mod link;
 pub mod linux;
@@ -41,8 +41,9 @@ pub trait Tun: Send {
     /// Its MTU in bytes when last read; later changes come as [`TunEvent::Mtu`].
     fn mtu(&self) -> usize;
 
-    /// Takes the queues, one for each worker. Called once.
-    fn queues(&mut self) -> io::Result<Vec<Box<dyn TunQueue>>>;
+    /// Takes the queues: at least one, and at most `count`, which is what the device has a use for. The packets of
+    /// one flow come out of one queue. Called once.
+    fn queues(&mut self, count: usize) -> io::Result<Vec<TunQueue>>;
 
     /// Takes the source of events. Called once. The first events tell the present link state.
     fn events(&mut self) -> io::Result<Box<dyn TunEvents>>;
@@ -91,15 +92,26 @@ impl From<offload::Malformed> for ReceiveError {
     }
 }
 
-/// One worker's way to read and write inner packets.
-pub trait TunQueue: Send {
-    /// How to wait until [`TunQueue::receive`] may succeed again. Called once, before it.
+/// One queue of an interface.
+pub struct TunQueue {
+    /// Its outbound direction, from the system to the device.
+    pub receiver: Box<dyn TunReceiver>,
+    /// Its inbound direction, from the device to the system.
+    pub sender: Box<dyn TunSender>,
+}
+
+/// Reads the inner packets that the system sends.
+pub trait TunReceiver: Send {
+    /// How to wait until [`TunReceiver::receive`] may succeed again. Called once, before it.
     fn readiness(&mut self, wake: Wake) -> Readiness;
 
     /// Reads one packet, or several that the system left in one, into `buffer` (at least
     /// [`crate::packet::BUFFER_LEN`] bytes). `Ok(None)` when there is none now.
     fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<SuperPacket<'a>>, ReceiveError>;
+}
 
+/// Writes the inner packets that the system receives.
+pub trait TunSender: Send {
     /// Writes packets, those of one flow in the given order. What the interface refuses is dropped:
     /// returns how many of the packets were.
     fn send(&mut self, buffers: &Buffers, packets: &[PacketRef]) -> usize;

@@ -26,7 +26,7 @@
 //! # Invariants
 //! - No loop without end: each turn sends something, loses something, turns segmentation off once for
 //!   ever, goes to a later [`Manner`], or uses up a retry.
-//! - Nothing is allocated after a queue is made.
+//! - Nothing is allocated after a receiver or a sender is made.
 //! - Datagrams of one call leave in the order given.
 
 use std::io;
@@ -37,8 +37,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::socket::{FamilySocket, SOCKET_BUFFER_LEN, SocketPair};
 use super::{
-    DATAGRAM_V4_MAX, DATAGRAM_V6_MAX, Readiness, Received, SEGMENTS_MAX, Sent, Source, Transmit, Udp, UdpQueue,
-    UdpSocket, Wake,
+    DATAGRAM_V4_MAX, DATAGRAM_V6_MAX, Readiness, Received, SEGMENTS_MAX, Sent, Source, Transmit, Udp, UdpReceiver,
+    UdpSender, UdpSocket, Wake,
 };
 use crate::packet::Buffers;
 use crate::sys::cmsg::Outbound;
@@ -65,17 +65,17 @@ const USELESS_MAX: usize = 2 * SOCKET_BUFFER_LEN as usize / 512;
 pub struct LinuxUdp;
 
 impl Udp for LinuxUdp {
-    fn bind(&self, port: u16, fwmark: u32) -> io::Result<Arc<dyn UdpSocket>> {
+    fn bind(&self, port: u16, fwmark: u32, _receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
         let pair = SocketPair::bind(port, fwmark)?;
-        Ok(Arc::new(LinuxSocket { pair: Arc::new(pair), has_receiver: AtomicBool::new(false) }))
+        Ok(Arc::new(LinuxSocket { pair: Arc::new(pair), taken: AtomicBool::new(false) }))
     }
 }
 
-/// One bound port; its queues keep the port open, too.
+/// One bound port; its receivers and senders keep the port open, too.
 #[derive(Debug)]
 struct LinuxSocket {
     pair: Arc<SocketPair>,
-    has_receiver: AtomicBool,
+    taken: AtomicBool,
 }
 
 impl UdpSocket for LinuxSocket {
@@ -87,18 +87,22 @@ impl UdpSocket for LinuxSocket {
         self.pair.set_fwmark(fwmark)
     }
 
-    fn queue(&self) -> io::Result<Box<dyn UdpQueue>> {
-        let receives = !self.has_receiver.swap(true, Ordering::Relaxed);
-        Ok(Box::new(LinuxQueue::new(Arc::clone(&self.pair), receives)))
+    fn receivers(&self) -> io::Result<Vec<Box<dyn UdpReceiver>>> {
+        if self.taken.swap(true, Ordering::Relaxed) {
+            return Err(io::Error::other("the receivers were taken already"));
+        }
+        Ok(vec![Box::new(LinuxReceiver::new(Arc::clone(&self.pair)))])
+    }
+
+    fn sender(&self) -> io::Result<Box<dyn UdpSender>> {
+        Ok(Box::new(LinuxSender { pair: Arc::clone(&self.pair), array: SendArray::new(SEND_BATCH_MAX) }))
     }
 }
 
-/// One thread's arrays for the sockets that it shares with the others.
-struct LinuxQueue {
+/// Takes datagrams in, from both families' sockets.
+struct LinuxReceiver {
     pair: Arc<SocketPair>,
-    /// Only in the queue that receives.
-    receive: Option<ReceiveArray>,
-    send: SendArray,
+    array: ReceiveArray,
     /// Which family is asked first in the next `receive`.
     ipv6_first: bool,
     /// Whether IPv4, and IPv6, may have something: not once it has said that it would block. Where neither
@@ -106,18 +110,14 @@ struct LinuxQueue {
     ready: [bool; 2],
 }
 
-impl LinuxQueue {
-    fn new(pair: Arc<SocketPair>, receives: bool) -> Self {
-        let receive = receives.then(|| ReceiveArray::new(RECEIVE_BATCH_MAX));
-        Self { pair, receive, send: SendArray::new(SEND_BATCH_MAX), ipv6_first: false, ready: [true; 2] }
+impl LinuxReceiver {
+    fn new(pair: Arc<SocketPair>) -> Self {
+        Self { pair, array: ReceiveArray::new(RECEIVE_BATCH_MAX), ipv6_first: false, ready: [true; 2] }
     }
 }
 
-impl UdpQueue for LinuxQueue {
+impl UdpReceiver for LinuxReceiver {
     fn readiness(&mut self, _wake: Wake) -> Vec<Readiness> {
-        if self.receive.is_none() {
-            return Vec::new();
-        }
         let sockets = [&self.pair.v4, &self.pair.v6].into_iter().flatten();
         sockets.map(|socket| Readiness::Fd(socket.fd().as_raw_fd())).collect()
     }
@@ -130,7 +130,6 @@ impl UdpQueue for LinuxQueue {
 
     fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
         received.clear();
-        let Some(array) = &mut self.receive else { return Ok(false) };
         if self.ready == [false; 2] {
             self.ready = [true; 2];
         }
@@ -141,7 +140,7 @@ impl UdpQueue for LinuxQueue {
             let ready = &mut self.ready[usize::from(ipv6)];
             match self.pair.family(ipv6) {
                 Some(socket) if *ready => {
-                    (first_free, *ready) = receive_from(socket, array, buffers, first_free, received)?;
+                    (first_free, *ready) = receive_from(socket, &mut self.array, buffers, first_free, received)?;
                 }
                 Some(_) => {}
                 None => *ready = false,
@@ -149,7 +148,15 @@ impl UdpQueue for LinuxQueue {
         }
         Ok(self.ready != [false; 2])
     }
+}
 
+/// One thread's way to send through the sockets that it shares with the others.
+struct LinuxSender {
+    pair: Arc<SocketPair>,
+    array: SendArray,
+}
+
+impl UdpSender for LinuxSender {
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
         assert_eq!(transmits.len(), sent.len());
         sent.fill(Sent::default());
@@ -163,7 +170,7 @@ impl UdpQueue for LinuxQueue {
                 continue;
             };
             let segmentation = socket.segmentation();
-            let taken = self.send.send(socket.fd(), cursor.messages(ipv6, segmentation));
+            let taken = self.array.send(socket.fd(), cursor.messages(ipv6, segmentation));
             match taken.map_err(|error| error.raw_os_error().unwrap_or_default()) {
                 Ok(taken) => {
                     debug_assert_ne!(taken, 0, "there was a message to send");

@@ -13,8 +13,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Readiness, Received, Sent, Source, Transmit, Udp, UdpQueue, UdpSocket, Wake};
-use crate::packet::Buffers;
+use super::{Sent, Source, Transmit, Udp, UdpReceiver, UdpSender, UdpSocket};
 
 /// How many later datagrams may pass a reordered one.
 const PASSED_BY_MAX: u64 = 8;
@@ -57,8 +56,8 @@ impl<U> LossyUdp<U> {
 }
 
 impl<U: Udp> Udp for LossyUdp<U> {
-    fn bind(&self, port: u16, fwmark: u32) -> io::Result<Arc<dyn UdpSocket>> {
-        let inner = self.inner.bind(port, fwmark)?;
+    fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
+        let inner = self.inner.bind(port, fwmark, receivers)?;
         Ok(Arc::new(LossySocket { inner, faults: Arc::clone(&self.faults), seed: Arc::clone(&self.seed) }))
     }
 }
@@ -78,9 +77,13 @@ impl UdpSocket for LossySocket {
         self.inner.set_fwmark(fwmark)
     }
 
-    fn queue(&self) -> io::Result<Box<dyn UdpQueue>> {
-        Ok(Box::new(LossyQueue {
-            inner: self.inner.queue()?,
+    fn receivers(&self) -> io::Result<Vec<Box<dyn UdpReceiver>>> {
+        self.inner.receivers()
+    }
+
+    fn sender(&self) -> io::Result<Box<dyn UdpSender>> {
+        Ok(Box::new(LossySender {
+            inner: self.inner.sender()?,
             faults: Arc::clone(&self.faults),
             dice: Dice(self.seed.fetch_add(1, Ordering::Relaxed)),
             held: VecDeque::new(),
@@ -88,8 +91,8 @@ impl UdpSocket for LossySocket {
     }
 }
 
-struct LossyQueue {
-    inner: Box<dyn UdpQueue>,
+struct LossySender {
+    inner: Box<dyn UdpSender>,
     faults: Arc<Mutex<Faults>>,
     dice: Dice,
     held: VecDeque<Held>,
@@ -105,19 +108,7 @@ struct Held {
     bytes: Vec<u8>,
 }
 
-impl UdpQueue for LossyQueue {
-    fn readiness(&mut self, wake: Wake) -> Vec<Readiness> {
-        self.inner.readiness(wake)
-    }
-
-    fn ready(&mut self, source: usize) {
-        self.inner.ready(source);
-    }
-
-    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
-        self.inner.receive(buffers, received)
-    }
-
+impl UdpSender for LossySender {
     /// What vanishes here counts as sent: a sender does not learn of a network's faults.
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
         assert_eq!(transmits.len(), sent.len());
@@ -131,7 +122,7 @@ impl UdpQueue for LossyQueue {
     }
 }
 
-impl LossyQueue {
+impl LossySender {
     fn send_one(&mut self, datagram: &Transmit<'_>, faults: Faults, sent: &mut Sent) {
         let [lost, twice, late, broken] =
             [faults.loss, faults.duplication, faults.reordering, faults.corruption].map(|odds| self.dice.hits(odds));
@@ -200,6 +191,7 @@ mod tests {
 
     use super::super::memory::MemoryNetwork;
     use super::*;
+    use crate::packet::Buffers;
 
     const COUNT: u32 = 4000;
 
@@ -207,9 +199,9 @@ mod tests {
     fn carry(faults: Faults, seed: u64) -> Vec<Vec<u8>> {
         let network = MemoryNetwork::new();
         let [a, b] = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2])];
-        let sender = LossyUdp::new(network.host(&[a]), faults, seed).bind(1, 0).unwrap();
-        let receiver = network.host(&[b]).bind(1, 0).unwrap();
-        let (mut sender, mut receiver) = (sender.queue().unwrap(), receiver.queue().unwrap());
+        let sender = LossyUdp::new(network.host(&[a]), faults, seed).bind(1, 0, 1).unwrap();
+        let receiver = network.host(&[b]).bind(1, 0, 1).unwrap();
+        let (mut sender, mut receiver) = (sender.sender().unwrap(), receiver.receivers().unwrap().remove(0));
         for first in (0..COUNT).step_by(4) {
             let data: Vec<u8> = (first..first + 4).flat_map(u32::to_be_bytes).collect();
             let train = Transmit { to: (b, 1).into(), source: None, tos: 0, segment: 4, data: &data, offload: true };
@@ -274,7 +266,8 @@ mod tests {
     fn a_network_heals() {
         let network = MemoryNetwork::new();
         let udp = LossyUdp::new(network.host(&[[192, 0, 2, 1].into()]), Faults { loss: 1000, ..Faults::default() }, 1);
-        let mut queue = udp.bind(1, 0).unwrap().queue().unwrap();
+        let socket = udp.bind(1, 0, 1).unwrap();
+        let (mut sender, mut receiver) = (socket.sender().unwrap(), socket.receivers().unwrap().remove(0));
         let (mut buffers, mut received) = (Buffers::new(1), Vec::with_capacity(1));
         let to = ([192, 0, 2, 1], 1).into();
         let datagram = Transmit { to, source: None, tos: 0, segment: 1, data: b"x", offload: true };
@@ -282,8 +275,8 @@ mod tests {
             if let Some(faults) = faults {
                 udp.set_faults(faults);
             }
-            queue.send(&[datagram], &mut [Sent::default()]);
-            queue.receive(&mut buffers, &mut received).unwrap();
+            sender.send(&[datagram], &mut [Sent::default()]);
+            receiver.receive(&mut buffers, &mut received).unwrap();
             assert_eq!(received.len(), arrived);
         }
     }

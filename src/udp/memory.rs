@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::socket::SOCKET_BUFFER_LEN;
 use super::{
-    DATAGRAM_V6_MAX, Readiness, Received, SEGMENTS_MAX, Sent, Source, Transmit, Udp, UdpQueue, UdpSocket, Wake,
+    DATAGRAM_V6_MAX, Readiness, Received, SEGMENTS_MAX, Sent, Source, Transmit, Udp, UdpReceiver, UdpSender, UdpSocket,
+    Wake,
 };
 use crate::packet::Buffers;
 
@@ -70,7 +71,7 @@ pub struct MemoryUdp {
 
 impl Udp for MemoryUdp {
     /// The mark is taken and means nothing here.
-    fn bind(&self, port: u16, _fwmark: u32) -> io::Result<Arc<dyn UdpSocket>> {
+    fn bind(&self, port: u16, _fwmark: u32, _receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
         let mut inboxes = self.network.inboxes();
         let addresses = [self.v4, self.v6];
         let is_free =
@@ -83,7 +84,7 @@ impl Udp for MemoryUdp {
         }
         drop(inboxes);
         let bound = Arc::new(Bound { host: self.clone(), port, inbox });
-        Ok(Arc::new(MemorySocket { bound, has_receiver: AtomicBool::new(false) }))
+        Ok(Arc::new(MemorySocket { bound, taken: AtomicBool::new(false) }))
     }
 }
 
@@ -185,7 +186,7 @@ impl Drop for Bound {
 
 struct MemorySocket {
     bound: Arc<Bound>,
-    has_receiver: AtomicBool,
+    taken: AtomicBool,
 }
 
 impl UdpSocket for MemorySocket {
@@ -197,23 +198,23 @@ impl UdpSocket for MemorySocket {
         Ok(())
     }
 
-    fn queue(&self) -> io::Result<Box<dyn UdpQueue>> {
-        let receives = !self.has_receiver.swap(true, Ordering::Relaxed);
-        Ok(Box::new(MemoryQueue { bound: Arc::clone(&self.bound), receives }))
+    fn receivers(&self) -> io::Result<Vec<Box<dyn UdpReceiver>>> {
+        if self.taken.swap(true, Ordering::Relaxed) {
+            return Err(io::Error::other("the receivers were taken already"));
+        }
+        Ok(vec![Box::new(MemoryReceiver(Arc::clone(&self.bound)))])
+    }
+
+    fn sender(&self) -> io::Result<Box<dyn UdpSender>> {
+        Ok(Box::new(MemorySender(Arc::clone(&self.bound))))
     }
 }
 
-struct MemoryQueue {
-    bound: Arc<Bound>,
-    receives: bool,
-}
+struct MemoryReceiver(Arc<Bound>);
 
-impl UdpQueue for MemoryQueue {
+impl UdpReceiver for MemoryReceiver {
     fn readiness(&mut self, wake: Wake) -> Vec<Readiness> {
-        if !self.receives {
-            return Vec::new();
-        }
-        let mut waiting = self.bound.inbox.waiting();
+        let mut waiting = self.0.inbox.waiting();
         waiting.wake = Some(Arc::clone(&wake));
         let early = !waiting.datagrams.is_empty();
         drop(waiting);
@@ -226,10 +227,7 @@ impl UdpQueue for MemoryQueue {
 
     fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
         received.clear();
-        if !self.receives {
-            return Ok(false);
-        }
-        let mut waiting = self.bound.inbox.waiting();
+        let mut waiting = self.0.inbox.waiting();
         let room = received.capacity();
         for (index, buffer) in buffers.all().iter_mut().take(room).enumerate() {
             let Some(train) = waiting.pop(buffer) else { break };
@@ -237,10 +235,14 @@ impl UdpQueue for MemoryQueue {
         }
         Ok(!received.is_empty())
     }
+}
 
+struct MemorySender(Arc<Bound>);
+
+impl UdpSender for MemorySender {
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
         assert_eq!(transmits.len(), sent.len());
-        let host = &self.bound.host;
+        let host = &self.0.host;
         for (transmit, sent) in transmits.iter().zip(sent) {
             *sent = Sent::default();
             let own = if transmit.to.is_ipv6() { host.v6 } else { host.v4 };
@@ -257,7 +259,7 @@ impl UdpQueue for MemoryQueue {
                 }
                 sent.bytes += bytes.len();
                 if let Some(inbox) = &inbox {
-                    let from = SocketAddr::new(own, self.bound.port);
+                    let from = SocketAddr::new(own, self.0.port);
                     inbox.push(Datagram { from, to: transmit.to.ip(), ecn: transmit.tos & 0b11, bytes: bytes.into() });
                 }
             }
@@ -265,12 +267,10 @@ impl UdpQueue for MemoryQueue {
     }
 }
 
-impl Drop for MemoryQueue {
-    /// Whoever was to be woken may own this queue: let go of each other.
+impl Drop for MemoryReceiver {
+    /// Whoever was to be woken may own this receiver: let go of each other.
     fn drop(&mut self) {
-        if self.receives {
-            self.bound.inbox.waiting().wake = None;
-        }
+        self.0.inbox.waiting().wake = None;
     }
 }
 
@@ -292,18 +292,18 @@ mod tests {
         Transmit { to, source: None, tos: 2, segment, data, offload: true }
     }
 
-    fn receive(queue: &mut dyn UdpQueue, capacity: usize) -> (Buffers, Vec<Received>) {
+    fn receive(receiver: &mut dyn UdpReceiver, capacity: usize) -> (Buffers, Vec<Received>) {
         let (mut buffers, mut received) = (Buffers::new(capacity), Vec::with_capacity(capacity));
-        queue.receive(&mut buffers, &mut received).unwrap();
+        receiver.receive(&mut buffers, &mut received).unwrap();
         (buffers, received)
     }
 
     #[test]
     fn a_train_arrives_joined_from_its_sender() {
         let network = MemoryNetwork::new();
-        let a = network.host(&[ip(A)]).bind(1, 0).unwrap();
-        let b = network.host(&[ip(B), ip(B6)]).bind(2, 0).unwrap();
-        let (mut a, mut b) = (a.queue().unwrap(), b.queue().unwrap());
+        let a = network.host(&[ip(A)]).bind(1, 0, 1).unwrap();
+        let b = network.host(&[ip(B), ip(B6)]).bind(2, 0, 1).unwrap();
+        let (mut a, mut b) = (a.sender().unwrap(), b.receivers().unwrap().remove(0));
         let woken = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&woken);
         assert_eq!(b.readiness(Arc::new(move || _ = counter.fetch_add(1, Ordering::Relaxed))), [Readiness::Wake]);
@@ -333,32 +333,32 @@ mod tests {
     fn ports_are_exclusive_and_freed() {
         let network = MemoryNetwork::new();
         let host = network.host(&[ip(A)]);
-        let first = host.bind(0, 0).unwrap();
+        let first = host.bind(0, 0, 1).unwrap();
         assert_eq!(first.port(), EPHEMERAL_PORT_MIN);
-        assert_eq!(host.bind(0, 0).unwrap().port(), EPHEMERAL_PORT_MIN + 1);
-        assert_eq!(host.bind(first.port(), 0).err().unwrap().kind(), io::ErrorKind::AddrInUse);
-        assert!(network.host(&[ip(B)]).bind(first.port(), 0).is_ok());
-        let queue = first.queue().unwrap();
+        assert_eq!(host.bind(0, 0, 1).unwrap().port(), EPHEMERAL_PORT_MIN + 1);
+        assert_eq!(host.bind(first.port(), 0, 1).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        assert!(network.host(&[ip(B)]).bind(first.port(), 0, 1).is_ok());
+        let sender = first.sender().unwrap();
         drop(first);
-        assert!(host.bind(EPHEMERAL_PORT_MIN, 0).is_err());
-        drop(queue);
-        assert!(host.bind(EPHEMERAL_PORT_MIN, 0).is_ok());
+        assert!(host.bind(EPHEMERAL_PORT_MIN, 0, 1).is_err());
+        drop(sender);
+        assert!(host.bind(EPHEMERAL_PORT_MIN, 0, 1).is_ok());
     }
 
     #[test]
     fn a_queue_that_nobody_empties_is_bounded() {
         let network = MemoryNetwork::new();
-        let a = network.host(&[ip(A)]).bind(1, 0).unwrap();
-        let b = network.host(&[ip(B)]).bind(2, 0).unwrap();
+        let a = network.host(&[ip(A)]).bind(1, 0, 1).unwrap();
+        let b = network.host(&[ip(B)]).bind(2, 0, 1).unwrap();
         let data = vec![0; 65_000];
-        let mut queue = a.queue().unwrap();
+        let mut sender = a.sender().unwrap();
         for _ in 0..1000 {
-            queue.send(&[transmit(SocketAddr::new(ip(B), 2), 1000, &data)], &mut [Sent::default()]);
+            sender.send(&[transmit(SocketAddr::new(ip(B), 2), 1000, &data)], &mut [Sent::default()]);
         }
         let mut waiting = 0;
-        let mut queue = b.queue().unwrap();
+        let mut receiver = b.receivers().unwrap().remove(0);
         loop {
-            let (_, received) = receive(&mut *queue, 8);
+            let (_, received) = receive(&mut *receiver, 8);
             if received.is_empty() {
                 break;
             }

@@ -1,7 +1,7 @@
 //! The edge towards outer datagrams.
 //!
-//! [`Udp`] binds; a [`UdpSocket`] is one bound port on both address families, shared by all threads;
-//! a [`UdpQueue`] moves datagrams through it and belongs to one thread.
+//! [`Udp`] binds; a [`UdpSocket`] is one bound port on both address families, shared by all threads; a
+//! [`UdpReceiver`] and a [`UdpSender`] move datagrams through it, each for one thread at a time.
 
 pub mod linux;
 pub mod lossy;
@@ -85,7 +85,8 @@ pub struct Sent {
 pub trait Udp: Send + Sync {
     /// Binds `port` (0 for any) on both families, the mark set; a family that the system does not
     /// have is left out. Fails with `AddrInUse` when anybody else has the port on either family.
-    fn bind(&self, port: u16, fwmark: u32) -> io::Result<Arc<dyn UdpSocket>>;
+    /// `receivers` (at least 1) is how many the device has a use for.
+    fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>>;
 }
 
 /// One bound port on both address families.
@@ -96,16 +97,20 @@ pub trait UdpSocket: Send + Sync {
     /// Sets the mark of what is sent from now on.
     fn set_fwmark(&self, fwmark: u32) -> io::Result<()>;
 
-    /// A way to move datagrams, for one thread. The first one made receives; all may send.
-    fn queue(&self) -> io::Result<Box<dyn UdpQueue>>;
+    /// Takes the receivers: at least one, and at most as many as were asked for. Where there are several, messages
+    /// to one receiver index come to one of them: to that at the place `index % receivers`. Called once.
+    fn receivers(&self) -> io::Result<Vec<Box<dyn UdpReceiver>>>;
+
+    /// A way to send. There may be any number.
+    fn sender(&self) -> io::Result<Box<dyn UdpSender>>;
 }
 
-/// One thread's way to move datagrams. Dropping all queues and the socket closes the port.
-pub trait UdpQueue: Send {
-    /// How to wait until [`UdpQueue::receive`] may succeed again: one for each address family.
+/// Takes datagrams in. Dropping all receivers, all senders and the socket closes the port.
+pub trait UdpReceiver: Send {
+    /// How to wait until [`UdpReceiver::receive`] may succeed again: one for each address family.
     fn readiness(&mut self, wake: Wake) -> Vec<Readiness>;
 
-    /// The source at this place of [`UdpQueue::readiness`] has become ready. A hint: with it, `receive` need
+    /// The source at this place of [`UdpReceiver::readiness`] has become ready. A hint: with it, `receive` need
     /// not ask the others.
     fn ready(&mut self, _source: usize) {}
 
@@ -114,7 +119,10 @@ pub trait UdpQueue: Send {
     /// before a source becomes ready again. Errors that concern single datagrams (an ICMP error that came
     /// back) are swallowed; what is returned concerns the socket.
     fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool>;
+}
 
+/// Sends datagrams.
+pub trait UdpSender: Send {
     /// Sends, in order, and says for each what became of it (`sent` is as long as `transmits`).
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]);
 }

@@ -9,19 +9,20 @@ use crate::sys::socket::SocketOption;
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-/// One bound socket with its receiving queue.
+/// One bound socket with its receiver and a sender.
 struct End {
     socket: Arc<dyn UdpSocket>,
-    queue: Box<dyn UdpQueue>,
+    receiver: Box<dyn UdpReceiver>,
+    sender: Box<dyn UdpSender>,
     buffers: Buffers,
     received: Vec<Received>,
 }
 
 impl End {
     fn new() -> Self {
-        let socket = LinuxUdp.bind(0, 0).unwrap();
-        let queue = socket.queue().unwrap();
-        Self { socket, queue, buffers: Buffers::new(8), received: Vec::with_capacity(8) }
+        let socket = LinuxUdp.bind(0, 0, 1).unwrap();
+        let (receiver, sender) = (socket.receivers().unwrap().remove(0), socket.sender().unwrap());
+        Self { socket, receiver, sender, buffers: Buffers::new(8), received: Vec::with_capacity(8) }
     }
 
     fn at(&self, ip: IpAddr) -> SocketAddr {
@@ -31,7 +32,7 @@ impl End {
     fn send(&mut self, transmits: &[Transmit<'_>]) -> Vec<Sent> {
         // Whatever was there before must be overwritten.
         let mut sent = vec![Sent { bytes: 1, refused: 1, source_lost: true, offload_refused: true }; transmits.len()];
-        self.queue.send(transmits, &mut sent);
+        self.sender.send(transmits, &mut sent);
         sent
     }
 
@@ -40,7 +41,7 @@ impl End {
         let deadline = Instant::now() + Duration::from_secs(5);
         let mut datagrams = Vec::new();
         while datagrams.len() < count && Instant::now() < deadline {
-            self.queue.receive(&mut self.buffers, &mut self.received).unwrap();
+            self.receiver.receive(&mut self.buffers, &mut self.received).unwrap();
             for &received in &self.received {
                 let bytes = &self.buffers.whole(received.buffer)[..received.len as usize];
                 datagrams.extend(bytes.chunks(received.segment as usize).map(|bytes| (received, bytes.to_vec())));
@@ -79,7 +80,7 @@ fn both_families_share_one_port() {
         assert_eq!(received.source.map(|source| source.ip), Some(ip));
         assert_ne!(received.source.unwrap().ifindex, 0);
     }
-    assert_eq!(b.queue.readiness(Arc::new(|| ())).len(), 2);
+    assert_eq!(b.receiver.readiness(Arc::new(|| ())).len(), 2);
 }
 
 #[test]
@@ -166,7 +167,7 @@ fn odd_datagrams_do_no_harm() {
     }
     stranger.send_to(&largest, b.at(V4)).unwrap();
     stranger.send_to(&[1], b.at(V4)).unwrap();
-    b.queue.receive(&mut b.buffers, &mut b.received).unwrap();
+    b.receiver.receive(&mut b.buffers, &mut b.received).unwrap();
     assert_eq!(b.received.len(), 2);
     assert_eq!((b.received[0].len, b.received[0].segment), (65_507, 65_507));
     assert_eq!(b.received[1].len, 1);
@@ -186,7 +187,7 @@ fn the_capacity_bounds_a_batch() {
     let capacity = b.received.capacity();
     let mut seen = Vec::new();
     while seen.len() < 10 {
-        b.queue.receive(&mut b.buffers, &mut b.received).unwrap();
+        b.receiver.receive(&mut b.buffers, &mut b.received).unwrap();
         assert!((1..=capacity).contains(&b.received.len()));
         assert_eq!(b.received.capacity(), capacity);
         seen.extend(b.received.iter().map(|received| received.from.is_ipv6()));
@@ -198,7 +199,7 @@ fn the_capacity_bounds_a_batch() {
 fn a_closed_port_does_not_disturb_the_others() {
     let (mut a, mut b) = (End::new(), End::new());
     let closed = {
-        let socket = LinuxUdp.bind(0, 0).unwrap();
+        let socket = LinuxUdp.bind(0, 0, 1).unwrap();
         SocketAddr::from((V4, socket.port()))
     };
     for _ in 0..10 {
@@ -206,7 +207,7 @@ fn a_closed_port_does_not_disturb_the_others() {
         let sent = a.send(&[transmit(b.at(V4), 1, b"y")]);
         assert_eq!(counts(&sent[0]), (1, 0));
         assert_eq!(b.receive(1)[0].1, b"y");
-        a.queue.receive(&mut a.buffers, &mut a.received).unwrap();
+        a.receiver.receive(&mut a.buffers, &mut a.received).unwrap();
         assert!(a.received.is_empty());
     }
 }
@@ -229,30 +230,26 @@ fn where_nothing_can_be_sent_nothing_is() {
 fn a_port_in_use_is_said_so_on_either_family() {
     for holder in ["0.0.0.0:0", "[::]:0", "127.0.0.1:0", "[::1]:0"] {
         let holder = PlainSocket::bind(holder).unwrap();
-        let error = LinuxUdp.bind(holder.local_addr().unwrap().port(), 0).err().unwrap();
+        let error = LinuxUdp.bind(holder.local_addr().unwrap().port(), 0, 1).err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
-    let first = LinuxUdp.bind(0, 0).unwrap();
-    assert_eq!(LinuxUdp.bind(first.port(), 0).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+    let first = LinuxUdp.bind(0, 0, 1).unwrap();
+    assert_eq!(LinuxUdp.bind(first.port(), 0, 1).err().unwrap().kind(), io::ErrorKind::AddrInUse);
     let port = first.port();
-    let queue = first.queue().unwrap();
+    let sender = first.sender().unwrap();
     drop(first);
-    assert!(LinuxUdp.bind(port, 0).is_err(), "a queue keeps the port");
-    drop(queue);
-    assert_eq!(LinuxUdp.bind(port, 0).unwrap().port(), port);
+    assert!(LinuxUdp.bind(port, 0, 1).is_err(), "a sender keeps the port");
+    drop(sender);
+    assert_eq!(LinuxUdp.bind(port, 0, 1).unwrap().port(), port);
 }
 
 #[test]
-fn only_the_first_queue_receives_and_all_send() {
+fn the_receivers_are_taken_once_and_all_senders_send() {
     let (a, mut b) = (End::new(), End::new());
-    let mut second = a.socket.queue().unwrap();
-    assert_eq!(second.readiness(Arc::new(|| ())), []);
+    assert!(a.socket.receivers().is_err());
+    let mut second = a.socket.sender().unwrap();
     second.send(&[transmit(b.at(V4), 1, b"s")], &mut [Sent::default()]);
     assert_eq!(b.receive(1)[0].0.from, a.at(V4));
-    b.send(&[transmit(a.at(V4), 1, b"t")]);
-    let (mut buffers, mut received) = (Buffers::new(1), Vec::with_capacity(1));
-    second.receive(&mut buffers, &mut received).unwrap();
-    assert!(received.is_empty());
 }
 
 /// Segments refused for their own sake, with EINVAL as a lost source is: the right one is blamed.
@@ -260,7 +257,7 @@ fn only_the_first_queue_receives_and_all_send() {
 fn refused_segments_do_not_cost_the_source() {
     let pair = Arc::new(SocketPair::bind(0, 0).unwrap());
     SocketOption::SO_NO_CHECK.set(pair.v4.as_ref().unwrap().fd(), 1).unwrap();
-    let mut queue = LinuxQueue::new(Arc::clone(&pair), false);
+    let mut sender = LinuxSender { pair: Arc::clone(&pair), array: SendArray::new(SEND_BATCH_MAX) };
     let mut b = End::new();
     let data = pattern(2500);
     let ours = Some(Source { ip: [127, 0, 0, 2].into(), ifindex: 0 });
@@ -270,7 +267,7 @@ fn refused_segments_do_not_cost_the_source() {
     {
         let train = Transmit { source, ..transmit(b.at(V4), 1000, &data) };
         let mut sent = [Sent::default(); 2];
-        queue.send(&[train, train], &mut sent);
+        sender.send(&[train, train], &mut sent);
         assert_eq!(sent, [Sent { bytes: 2500, offload_refused: true, source_lost, refused: 0 }; 2]);
         let datagrams = b.receive(6);
         assert_eq!(datagrams.len(), 6);
@@ -283,12 +280,12 @@ fn refused_segments_do_not_cost_the_source() {
 fn without_segmentation_trains_go_singly() {
     let pair = Arc::new(SocketPair::bind(0, 0).unwrap());
     [&pair.v4, &pair.v6].into_iter().flatten().for_each(FamilySocket::disable_segmentation);
-    let mut queue = LinuxQueue::new(pair, false);
+    let mut sender = LinuxSender { pair, array: SendArray::new(SEND_BATCH_MAX) };
     let mut b = End::new();
     let data = pattern(100_050);
     for ip in [V4, V6] {
         let mut sent = [Sent::default()];
-        queue.send(&[transmit(b.at(ip), 1000, &data)], &mut sent);
+        sender.send(&[transmit(b.at(ip), 1000, &data)], &mut sent);
         assert_eq!(sent, [Sent { bytes: data.len(), ..Sent::default() }]);
         let datagrams: Vec<_> = b.receive(101).into_iter().map(|(_, bytes)| bytes).collect();
         assert_eq!(datagrams.concat(), data);
@@ -300,12 +297,13 @@ fn without_segmentation_trains_go_singly() {
 fn a_family_that_is_absent_loses_only_its_own() {
     let mut pair = SocketPair::bind(0, 0).unwrap();
     pair.v6 = None;
-    let mut queue = LinuxQueue::new(Arc::new(pair), true);
-    assert_eq!(queue.readiness(Arc::new(|| ())).len(), 1);
+    let pair = Arc::new(pair);
+    assert_eq!(LinuxReceiver::new(Arc::clone(&pair)).readiness(Arc::new(|| ())).len(), 1);
+    let mut sender = LinuxSender { pair, array: SendArray::new(SEND_BATCH_MAX) };
     let mut b = End::new();
     let data = pattern(2500);
     let mut sent = [Sent::default(); 3];
-    queue.send(&[V4, V6, V4].map(|ip| transmit(b.at(ip), 1000, &data)), &mut sent);
+    sender.send(&[V4, V6, V4].map(|ip| transmit(b.at(ip), 1000, &data)), &mut sent);
     assert_eq!(sent.each_ref().map(counts), [(2500, 0), (0, 3), (2500, 0)]);
     assert_eq!(b.receive(6).len(), 6);
 }
