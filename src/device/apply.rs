@@ -90,7 +90,7 @@ impl Shared {
     }
 
     fn bind(&self, config: &mut Config, port: u16, fwmark: u32) -> io::Result<()> {
-        let socket = self.udp.bind(port, fwmark, 1)?;
+        let socket = self.udp.bind(port, fwmark, self.lanes)?;
         let bound = socket.port();
         self.publish_sockets(Some(socket))?;
         tracing::debug!("UDP bind has been updated: port {bound}");

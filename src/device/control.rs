@@ -89,7 +89,7 @@ impl Control {
         register(&self.poll, readiness, LINK)?;
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
-            self.shared.control.acknowledge();
+            self.shared.control.signal.acknowledge();
             if self.shared.closing.load(Ordering::Acquire) {
                 return Ok(CloseReason::Requested);
             }
@@ -112,7 +112,7 @@ impl Control {
         let shared = Arc::downgrade(&self.shared);
         Arc::new(move || {
             if let Some(shared) = shared.upgrade() {
-                shared.control.wake();
+                shared.control.signal.wake();
             }
         })
     }

@@ -10,14 +10,17 @@
 //! | `batch` | the states a train of packets goes through |
 //! | `send`, `receive` | the two roads of a packet |
 //! | `control` | the slow path: handshakes, cookies, timers, the link |
-//! | `workers` | which thread runs which stage |
+//! | `workers` | which thread runs which stage, and who helps whom |
+//! | `ordered`, `pool` | what is finished leaves in order; the memory for it |
+//! | `spin` | whether to look again before sleeping |
 //! | `stats` | drops, counted by rule |
 //!
-//! One worker runs both roads inline; one control thread does everything that is rare. They meet in
-//! [`Shared`]: tables that are swapped as a whole, atomics, and bounded queues.
+//! A worker runs both roads inline, others help it under load; one control thread does everything that is rare. They
+//! meet in [`Shared`]: tables that are swapped as a whole, atomics, and bounded queues.
 //!
 //! Locks, in the order in which they may be taken: configuration, tunnel, then the leaves (sockets, endpoint,
-//! staged packets, replay window, index table). The worker takes only leaves.
+//! staged packets, replay window, index table). Workers take no lock of the first two; of a queue (see `send`,
+//! `receive`) they may hold the entry while they wait for an exit, and take leaves under both.
 
 mod apply;
 mod batch;
@@ -25,17 +28,20 @@ mod builder;
 pub mod config;
 mod control;
 mod lookup;
+mod ordered;
 mod peer;
+mod pool;
 mod receive;
 mod send;
+mod spin;
 mod stats;
 mod workers;
 
-pub use builder::{Builder, CloseReason, Device};
+pub use builder::{Builder, CloseReason, Device, THREADS_MAX};
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -53,8 +59,8 @@ use lookup::IndexTable;
 use peer::{Peer, Wish};
 use stats::Drops;
 
-/// How long a change of the sockets waits for the worker to let go of the old ones. The worker never
-/// waits for anybody, so this is reached only when it is gone.
+/// How long a change of the sockets waits for the workers to let go of the old ones. They never wait for anybody, so
+/// this is reached only when one is gone.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What all threads of a device share.
@@ -77,10 +83,15 @@ pub(crate) struct Shared {
     pub(crate) handshakes: ArrayQueue<HandshakeDatagram>,
     /// Peers that the control thread is to look at.
     pub(crate) control: Inbox,
-    /// Peers whose staged packets the worker is to flush.
-    pub(crate) worker: Inbox,
+    /// The workers, by number.
+    pub(crate) workers: Box<[Signal]>,
+    /// Peers whose staged packets the first worker is to flush. Bounded by the number of peers: one is here only while
+    /// its flag says so.
+    pub(crate) flushes: SegQueue<Arc<Peer>>,
     /// The device ends.
     pub(crate) closing: AtomicBool,
+    /// Queues of the interface, each of which has a worker and a part of the sockets.
+    lanes: usize,
     udp: Arc<dyn Udp>,
     sockets: Mutex<Sockets>,
     sockets_released: Condvar,
@@ -123,27 +134,39 @@ impl HandshakeDatagram {
     }
 }
 
-/// Peers that another thread is to look at, each at most once, and the way to wake that thread.
+/// Peers that the control thread is to look at, each at most once, and the way to wake it.
 pub(crate) struct Inbox {
     /// Bounded by the number of peers: one is here only while its flag says so.
     peers: SegQueue<Arc<Peer>>,
-    waker: mio::Waker,
-    signalled: AtomicBool,
+    pub(crate) signal: Signal,
 }
 
 impl Inbox {
-    fn new(waker: mio::Waker) -> Self {
-        Self { peers: SegQueue::new(), waker, signalled: AtomicBool::new(false) }
+    fn new(signal: Signal) -> Self {
+        Self { peers: SegQueue::new(), signal }
     }
 
     fn push(&self, peer: &Arc<Peer>) {
         self.peers.push(peer.clone());
-        self.wake();
+        self.signal.wake();
     }
 
     /// The next peer to look at.
     pub(crate) fn pop(&self) -> Option<Arc<Peer>> {
         self.peers.pop()
+    }
+}
+
+/// The way to wake a thread.
+pub(crate) struct Signal {
+    waker: mio::Waker,
+    signalled: AtomicBool,
+    asleep: AtomicBool,
+}
+
+impl Signal {
+    fn new(waker: mio::Waker) -> Self {
+        Self { waker, signalled: AtomicBool::new(false), asleep: AtomicBool::new(false) }
     }
 
     /// Wakes the thread, unless it has been told already and did not look yet.
@@ -165,23 +188,35 @@ impl Inbox {
     pub(crate) fn is_signalled(&self) -> bool {
         self.signalled.load(Ordering::Acquire)
     }
+
+    /// The thread goes to sleep, or has woken up.
+    pub(crate) fn sleeps(&self, asleep: bool) {
+        self.asleep.store(asleep, Ordering::SeqCst);
+    }
+
+    /// Whether it sleeps and nobody has woken it yet. A hint.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst) && !self.is_signalled()
+    }
 }
 
 /// A worker's part of the sockets.
 pub(crate) struct UdpQueue {
-    pub(crate) receiver: Box<dyn UdpReceiver>,
+    /// Not where there are more workers than the sockets have receivers.
+    pub(crate) receiver: Option<Box<dyn UdpReceiver>>,
     pub(crate) sender: Box<dyn UdpSender>,
 }
 
-/// The sockets in use, and what of them is on its way to the worker.
+/// The sockets in use, and what of them is on its way to the workers.
 #[derive(Default)]
 struct Sockets {
     bound: Option<Arc<dyn crate::udp::UdpSocket>>,
-    for_worker: Option<UdpQueue>,
+    /// For each lane.
+    for_workers: Vec<Option<UdpQueue>>,
     /// What the control thread sends with.
     sender: Option<Box<dyn UdpSender>>,
-    /// The epoch that the worker has taken its queue of.
-    worker_epoch: u64,
+    /// For each lane, the epoch that its worker has taken its queue of.
+    worker_epochs: Vec<u64>,
 }
 
 impl Shared {
@@ -192,10 +227,11 @@ impl Shared {
         }
     }
 
-    /// Asks the worker to send what is staged.
+    /// Asks the first worker to send what is staged.
     pub(crate) fn want_flush(&self, peer: &Arc<Peer>) {
         if peer.want_flush() {
-            self.worker.push(peer);
+            self.flushes.push(peer.clone());
+            self.workers[0].wake();
         }
     }
 
@@ -237,31 +273,34 @@ impl Shared {
         if self.handshakes.push(item).is_err() {
             self.drops.count(Rejected::QueueFull, 1);
         }
-        self.control.wake();
+        self.control.signal.wake();
     }
 
     /// Publishes newly bound sockets, or that there are none, and waits until nobody uses the old ones: then their
     /// port is free, and nothing leaves from it any more.
     fn publish_sockets(&self, bound: Option<Arc<dyn crate::udp::UdpSocket>>) -> std::io::Result<()> {
-        let (for_worker, sender) = match &bound {
-            Some(socket) => {
-                let receiver = socket.receivers()?.into_iter().next().ok_or(std::io::ErrorKind::Unsupported)?;
-                (Some(UdpQueue { receiver, sender: socket.sender()? }), Some(socket.sender()?))
+        let mut for_workers: Vec<_> = (0..self.lanes).map(|_| None).collect();
+        let mut sender = None;
+        if let Some(socket) = &bound {
+            let mut receivers = socket.receivers()?.into_iter();
+            for queue in &mut for_workers {
+                *queue = Some(UdpQueue { receiver: receivers.next(), sender: socket.sender()? });
             }
-            None => (None, None),
-        };
+            sender = Some(socket.sender()?);
+        }
         let mut sockets = lock(&self.sockets);
-        let worker_epoch = sockets.worker_epoch;
-        *sockets = Sockets { bound, for_worker, sender, worker_epoch };
+        let mut worker_epochs = std::mem::take(&mut sockets.worker_epochs);
+        worker_epochs.resize(self.lanes, 0);
+        *sockets = Sockets { bound, for_workers, sender, worker_epochs };
         self.sockets_epoch.fetch_add(1, Ordering::Release);
-        self.worker.wake();
-        let in_use = |sockets: &mut Sockets| self.sockets_changed(sockets.worker_epoch);
+        self.workers[..self.lanes].iter().for_each(Signal::wake);
+        let in_use = |sockets: &mut Sockets| sockets.worker_epochs.iter().any(|&epoch| self.sockets_changed(epoch));
         let waited = self.sockets_released.wait_timeout_while(sockets, RELEASE_TIMEOUT, in_use);
         drop(waited);
         Ok(())
     }
 
-    /// Sends one datagram from outside of the worker; without sockets it is refused.
+    /// Sends one datagram from outside of the workers; without sockets it is refused.
     fn send_one(&self, transmit: Transmit<'_>) -> Sent {
         let mut sent = [Sent::default()];
         match &mut lock(&self.sockets).sender {
@@ -276,14 +315,14 @@ impl Shared {
         lock(&self.sockets).bound.clone()
     }
 
-    /// The worker's queue of the present sockets, for one who has dropped the old one and whose `seen` is
+    /// A worker's queue of the present sockets, for one who has dropped the old one and whose `seen` is
     /// not theirs.
-    pub(crate) fn take_worker_queue(&self, seen: &mut u64) -> Option<UdpQueue> {
+    pub(crate) fn take_worker_queue(&self, number: usize, seen: &mut u64) -> Option<UdpQueue> {
         let mut sockets = lock(&self.sockets);
         *seen = self.sockets_epoch.load(Ordering::Acquire);
-        sockets.worker_epoch = *seen;
+        sockets.worker_epochs[number] = *seen;
         self.sockets_released.notify_all();
-        sockets.for_worker.take()
+        sockets.for_workers[number].take()
     }
 
     /// Whether a worker that knows `seen` has old sockets.
@@ -295,6 +334,15 @@ impl Shared {
 /// Locks; a panic elsewhere has closed the device already, its data may still be looked at.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Locks if nobody else has.
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 /// The clock that never goes back and counts through suspend.

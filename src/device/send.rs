@@ -2,136 +2,201 @@
 //!
 //! | stage | decides | may stop |
 //! |---|---|---|
-//! | read | one read is one packet, or what the system left in one | nothing there |
+//! | read | one packet, or several that the system left in one | nothing there |
 //! | route | which peer; which train it joins | no peer, no endpoint (ICMP error to the sender) |
 //! | stage | whether it must wait for a session | the oldest of 128 waiting is dropped |
 //! | number | which keypair, which counters | no usable keypair: the train is staged |
 //! | seal | headers and AEAD, in place | never |
 //! | transmit | one datagram train for each | the system refuses |
 //!
-//! All stages run on the worker that read the packet. Sequential are number and transmit: counters
-//! leave in the order in which they were taken. Seal touches nothing but the train's own bytes.
+//! Read to number happen with the entry locked, by one worker at a time, and give the batch its ticket; transmit
+//! happens in the order of the tickets (`ordered.rs`). So counters leave in the order in which they were taken, and
+//! packets in the order in which they were read. Seal, in between, touches nothing but the batch's own bytes, and
+//! every worker may be at it with a batch of its own.
 //!
 //! This file never locks a tunnel, never allocates on the way of a packet that has a session, and
 //! never uses a counter twice: a train that fails after `number` is dropped.
 
+use std::io;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use getrandom::SysRng;
 use rand_core::{Rng, SeedableRng, UnwrapErr};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use super::batch::{Numbered, Routed, Sealed, TRAIN_BYTES_MAX, Train};
+use super::batch::{Numbered, OutboundBatch, Routed, Sealed, TRANSMIT_AT, Train};
+use super::ordered::{Ordered, Ticket};
 use super::peer::{Endpoint, Peer, Wish};
-use super::{Routes, Shared, UdpQueue};
+use super::receive::Inbound;
+use super::workers::{Crew, Turn};
+use super::{Routes, Shared, lock, try_lock};
 use crate::icmp;
 use crate::ip::Header;
-use crate::packet::{BUFFER_LEN, Buffers, PacketRef};
+use crate::packet::{BUFFER_LEN, Buffers, PacketRef, Readiness, Wake};
 use crate::proto::constants::PADDING_MULTIPLE;
 use crate::proto::messages::{DATA_HEADER_LEN, DATA_OVERHEAD, TAG_LEN, write_data_header};
 use crate::proto::rejected::Rejected;
 use crate::proto::time::Instant;
 use crate::tun::offload::SuperPacket;
-use crate::tun::{ReceiveError, TunQueue};
-use crate::udp::{Sent, Transmit};
+use crate::tun::{ReceiveError, TunReceiver};
+use crate::udp::{Sent, Transmit, UdpSender};
 
-/// Reads from the TUN before the worker turns to the other direction.
-const READS_PER_TURN: usize = 16;
-/// Trains that wait for one transmission, at most.
-const TRAINS_MAX: usize = 16;
-/// Bytes sealed that are transmitted at once: while they are still in the cache.
-const TRANSMIT_AT: usize = 32 << 10;
-/// Bytes of the send buffer: what may wait, and the longest train, which is that of one longest packet.
-const SEND_BUFFER_LEN: usize = TRANSMIT_AT + BUFFER_LEN + PADDING_MULTIPLE + DATA_OVERHEAD;
+/// Reads from the TUN before the worker turns to the other direction: as many as fill a train.
+const READS_PER_TURN: usize = super::batch::TRAIN_PACKETS_MAX;
+/// Trains handed to the system in one call.
+const TRANSMITS: usize = 16;
 /// A peer whose path refused trains in one piece is tried again after this.
 const OFFLOAD_RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 
-const _: () = assert!(SEND_BUFFER_LEN >= TRANSMIT_AT + TRAIN_BYTES_MAX);
+/// The outbound direction of a lane.
+pub(crate) struct Outbound {
+    /// There may be something to read. Cleared before a read that finds nothing, set by the system's word.
+    pub(crate) ready: AtomicBool,
+    entry: Mutex<Entry>,
+    ordered: Ordered<Box<OutboundBatch>>,
+    exit: Mutex<Exit>,
+}
 
-/// What one worker needs for the outbound direction; made once.
-pub(crate) struct Sender {
-    shared: Arc<Shared>,
+/// Where packets come in.
+struct Entry {
+    receiver: Box<dyn TunReceiver>,
+    next_ticket: Ticket,
     read_buffer: Box<[u8]>,
-    send_buffer: Box<[u8]>,
-    /// The train that further packets may join: the last in the send buffer.
-    open: Option<Train<Routed>>,
-    sealed: Vec<Train<Sealed>>,
-    /// Where the send buffer is free.
-    filled: usize,
     icmp_limiter: icmp::Limiter,
     icmp_buffer: Buffers,
+}
+
+/// Where datagrams go out.
+struct Exit {
+    /// `None` while the link is down.
+    sender: Option<Box<dyn UdpSender>>,
     /// For the timers' jitter, which keeps peers from acting in step and is no secret.
     rng: Xoshiro256PlusPlus,
 }
 
-/// The edges of a worker, lent to a stage.
-pub(crate) struct Edges<'a> {
-    pub(crate) tun: &'a mut TunQueue,
-    /// `None` while the link is down.
-    pub(crate) udp: Option<&'a mut UdpQueue>,
-}
-
-impl Sender {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
+impl Outbound {
+    /// `batches`: how many there are in the pool.
+    pub(crate) fn new(receiver: Box<dyn TunReceiver>, batches: usize) -> Self {
+        let entry = Entry {
+            receiver,
+            next_ticket: 0,
             read_buffer: vec![0; BUFFER_LEN].into(),
-            send_buffer: vec![0; SEND_BUFFER_LEN].into(),
-            open: None,
-            sealed: Vec::with_capacity(TRAINS_MAX),
-            filled: 0,
             icmp_limiter: icmp::Limiter::default(),
             icmp_buffer: Buffers::new(1),
-            rng: Xoshiro256PlusPlus::from_rng(&mut UnwrapErr(SysRng)),
+        };
+        let exit = Exit { sender: None, rng: Xoshiro256PlusPlus::from_rng(&mut UnwrapErr(SysRng)) };
+        Self {
+            ready: AtomicBool::new(true),
+            entry: Mutex::new(entry),
+            ordered: Ordered::new(batches),
+            exit: Mutex::new(exit),
         }
     }
 
-    /// Takes packets from the TUN and sends them, within a budget. False when the TUN has no more for
-    /// now; an error when it is gone.
-    pub(crate) fn run(&mut self, edges: &mut Edges<'_>, now: Instant) -> std::io::Result<bool> {
-        let shared = self.shared.clone();
-        let routes = shared.routes.load();
-        let mut read_buffer = std::mem::take(&mut self.read_buffer);
+    /// How to learn that there is something to read.
+    pub(crate) fn readiness(&self, wake: Wake) -> Readiness {
+        lock(&self.entry).receiver.readiness(wake)
+    }
+
+    /// From now on datagrams leave by `sender`; returns the one before.
+    pub(crate) fn replace_sender(&self, sender: Option<Box<dyn UdpSender>>) -> Option<Box<dyn UdpSender>> {
+        std::mem::replace(&mut lock(&self.exit).sender, sender)
+    }
+
+    /// Takes packets from the TUN and sends them, within a budget.
+    pub(crate) fn turn(&self, crew: &Crew, inbound: &Inbound, now: Instant) -> Turn {
+        if !self.ready.load(Ordering::Acquire) {
+            return Turn::Nothing;
+        }
+        let Some(entry) = try_lock(&self.entry) else { return Turn::Busy };
+        let Some(batch) = crew.outbound.take() else { return Turn::Busy };
+        // Before the reading: what the system says from here on counts.
+        self.ready.store(false, Ordering::SeqCst);
+        let mut reading = Reading { outbound: self, crew, inbound, entry, batch, now };
+        let outcome = reading.read();
+        reading.finish();
+        match outcome {
+            Ok(true) => {
+                self.ready.store(true, Ordering::SeqCst);
+                Turn::Full
+            }
+            Ok(false) => Turn::Drained,
+            Err(error) => Turn::Gone(error),
+        }
+    }
+
+    /// Sends what is staged for a peer, if it has a session by now; asks for one if not.
+    pub(crate) fn flush(&self, crew: &Crew, inbound: &Inbound, peer: &Arc<Peer>, now: Instant) {
+        let entry = lock(&self.entry);
+        let batch = crew.outbound.wait();
+        let mut reading = Reading { outbound: self, crew, inbound, entry, batch, now };
+        reading.flush_staged(peer);
+        reading.finish();
+    }
+
+    /// Seals a batch, and transmits it when its turn comes.
+    fn seal(&self, crew: &Crew, ticket: Ticket, mut batch: Box<OutboundBatch>) {
+        seal(&mut batch);
+        self.ordered.finish(ticket, batch, &self.exit, |exit, mut batch| {
+            exit.transmit(&crew.shared, &mut batch);
+            crew.outbound.give_back(batch);
+        });
+    }
+}
+
+/// A worker at the entry, with the batch that it fills.
+struct Reading<'a> {
+    outbound: &'a Outbound,
+    crew: &'a Crew,
+    inbound: &'a Inbound,
+    entry: MutexGuard<'a, Entry>,
+    batch: Box<OutboundBatch>,
+    now: Instant,
+}
+
+impl Reading<'_> {
+    /// Reads until a batch is full or the budget used up. False when the TUN has no more for now; an error when it is
+    /// gone.
+    fn read(&mut self) -> io::Result<bool> {
+        let crew = self.crew;
+        let routes = crew.shared.routes.load();
+        let mut read_buffer = std::mem::take(&mut self.entry.read_buffer);
         let mut outcome = Ok(true);
         for _ in 0..READS_PER_TURN {
-            match edges.tun.receiver.receive(&mut read_buffer) {
-                Ok(Some(packet)) => self.route(edges, &routes, &packet, now),
+            match self.entry.receiver.receive(&mut read_buffer) {
+                Ok(Some(packet)) => self.route(&routes, &packet),
                 Ok(None) => {
                     outcome = Ok(false);
                     break;
                 }
-                Err(ReceiveError::Malformed) => shared.drops.count(Rejected::MalformedOutbound, 1),
+                Err(ReceiveError::Malformed) => crew.shared.drops.count(Rejected::MalformedOutbound, 1),
                 Err(ReceiveError::Gone(error)) => {
                     outcome = Err(error);
                     break;
                 }
             }
+            if self.batch.filled >= TRANSMIT_AT {
+                break;
+            }
         }
-        self.read_buffer = read_buffer;
-        self.finish(edges, now);
+        self.entry.read_buffer = read_buffer;
         outcome
-    }
-
-    /// Sends what is staged for a peer, if it has a session by now; asks for one if not.
-    pub(crate) fn flush(&mut self, edges: &mut Edges<'_>, peer: &Arc<Peer>, now: Instant) {
-        self.flush_staged(edges, peer, now);
-        self.finish(edges, now);
     }
 
     // --- route -------------------------------------------------------------------------------
 
     /// [WP 2] The destination decides the peer.
-    fn route(&mut self, edges: &mut Edges<'_>, routes: &Routes, packet: &SuperPacket<'_>, now: Instant) {
+    fn route(&mut self, routes: &Routes, packet: &SuperPacket<'_>) {
         let header = packet.header();
         let Some(peer) = routes.lookup(header.destination) else {
-            return self.unreachable(edges, packet, Rejected::NoRoute, now);
+            return self.unreachable(packet, Rejected::NoRoute);
         };
         let Some(endpoint) = peer.endpoint() else {
-            return self.unreachable(edges, packet, Rejected::NoEndpoint, now);
+            return self.unreachable(packet, Rejected::NoEndpoint);
         };
-        let must_wait = peer.has_staged() || !may_send(peer, now);
+        let must_wait = peer.has_staged() || !may_send(peer, self.now);
         for segment in 0..packet.count() {
             let len = packet.segment_len(segment);
             if must_wait {
@@ -139,58 +204,50 @@ impl Sender {
                 packet.write_segment(segment, &mut bytes);
                 self.stage(peer, &bytes);
             } else {
-                let place = self.join(edges, peer, endpoint, header.ecn, len, now);
-                packet.write_segment(segment, &mut self.send_buffer[place]);
+                let place = self.join(peer, endpoint, header.ecn, len);
+                packet.write_segment(segment, &mut self.batch.bytes[place]);
             }
         }
         if must_wait {
-            self.flush_staged(edges, peer, now);
+            self.flush_staged(peer);
         }
     }
 
     /// Tells the local sender that a packet can go nowhere. [KERNEL-ICMP]
-    fn unreachable(&mut self, edges: &mut Edges<'_>, packet: &SuperPacket<'_>, reason: Rejected, now: Instant) {
-        self.shared.drops.count(reason, 1);
+    fn unreachable(&mut self, packet: &SuperPacket<'_>, reason: Rejected) {
+        self.crew.shared.drops.count(reason, 1);
         let Some(message) = icmp::unreachable(packet.bytes()) else { return };
-        if self.icmp_limiter.allow(now.as_nanos()) {
+        let entry = &mut *self.entry;
+        if entry.icmp_limiter.allow(self.now.as_nanos()) {
             let bytes: &[u8] = &message;
-            self.icmp_buffer.whole(0)[..bytes.len()].copy_from_slice(bytes);
-            edges.tun.sender.send(&self.icmp_buffer, &[PacketRef { buffer: 0, start: 0, len: bytes.len() as u32 }]);
+            entry.icmp_buffer.whole(0)[..bytes.len()].copy_from_slice(bytes);
+            let place = PacketRef { buffer: 0, start: 0, len: bytes.len() as u32 };
+            self.inbound.send_back(&entry.icmp_buffer, place);
         }
     }
 
     /// Makes room for a packet of `len` bytes in the open train, or in a new one, and pads it.
-    /// Returns where the packet's own bytes go.
-    fn join(
-        &mut self,
-        edges: &mut Edges<'_>,
-        peer: &Arc<Peer>,
-        endpoint: Endpoint,
-        ecn: u8,
-        len: usize,
-        now: Instant,
-    ) -> Range<usize> {
-        let padded = padded_len(len, self.shared.mtu.load(Ordering::Relaxed));
+    /// Returns where in the batch the packet's own bytes go.
+    fn join(&mut self, peer: &Arc<Peer>, endpoint: Endpoint, ecn: u8, len: usize) -> Range<usize> {
+        let padded = padded_len(len, self.crew.shared.mtu.load(Ordering::Relaxed));
         let stride = padded + DATA_OVERHEAD;
-        if !self.open.as_ref().is_some_and(|train| train.takes(peer, ecn, stride)) {
-            self.close(edges, now);
-            let place = self.filled..self.filled;
-            self.open = Some(Train { peer: peer.clone(), endpoint, ecn, place, stride, count: 0, stage: Routed });
+        if !self.batch.open.as_ref().is_some_and(|train| train.takes(peer, ecn, stride)) {
+            self.close();
         }
-        let start = self.filled + DATA_HEADER_LEN;
-        self.filled += stride;
-        if let Some(train) = &mut self.open {
-            train.place.end = self.filled;
-            train.count += 1;
+        if !self.batch.has_room(stride) {
+            self.hand_over();
         }
-        self.send_buffer[start + len..start + padded].fill(0);
+        let batch = &mut *self.batch;
+        let train = batch.open.get_or_insert_with(|| {
+            let place = batch.filled..batch.filled;
+            Train { peer: peer.clone(), endpoint, ecn, place, stride, count: 0, stage: Routed }
+        });
+        let start = batch.filled + DATA_HEADER_LEN;
+        batch.filled += stride;
+        train.place.end = batch.filled;
+        train.count += 1;
+        batch.bytes[start + len..start + padded].fill(0);
         start..start + len
-    }
-
-    /// Closes and transmits whatever is left.
-    fn finish(&mut self, edges: &mut Edges<'_>, now: Instant) {
-        self.close(edges, now);
-        self.transmit(edges, now);
     }
 
     // --- stage -------------------------------------------------------------------------------
@@ -198,90 +255,116 @@ impl Sender {
     fn stage(&self, peer: &Arc<Peer>, packet: &[u8]) {
         let dropped = peer.stage(packet);
         if dropped != 0 {
-            self.shared.drops.count(Rejected::StagedDropped, dropped);
+            self.crew.shared.drops.count(Rejected::StagedDropped, dropped);
         }
     }
 
     /// What waited goes before what comes now.
-    fn flush_staged(&mut self, edges: &mut Edges<'_>, peer: &Arc<Peer>, now: Instant) {
+    fn flush_staged(&mut self, peer: &Arc<Peer>) {
         if !peer.has_staged() {
             return;
         }
-        if !may_send(peer, now) {
-            return self.want_handshake(peer, now);
+        if !may_send(peer, self.now) {
+            return self.want_handshake(peer);
         }
         let Some(endpoint) = peer.endpoint() else { return };
         for packet in peer.take_staged() {
             let ecn = Header::parse(&packet).map_or(0, |header| header.ecn);
-            let place = self.join(edges, peer, endpoint, ecn, packet.len(), now);
-            self.send_buffer[place].copy_from_slice(&packet);
+            let place = self.join(peer, endpoint, ecn, packet.len());
+            self.batch.bytes[place].copy_from_slice(&packet);
         }
     }
 
     /// Asks for a handshake, unless the last one is so young that none would be started.
-    fn want_handshake(&self, peer: &Arc<Peer>, now: Instant) {
-        if peer.timers.may_initiate(false, now) {
-            self.shared.wish(peer, Wish::HANDSHAKE);
+    fn want_handshake(&self, peer: &Arc<Peer>) {
+        if peer.timers.may_initiate(false, self.now) {
+            self.crew.shared.wish(peer, Wish::HANDSHAKE);
         }
     }
 
-    // --- number, seal ------------------------------------------------------------------------
+    // --- number ------------------------------------------------------------------------------
 
-    /// No more packets join the open train: takes it through `number` and `seal`.
-    fn close(&mut self, edges: &mut Edges<'_>, now: Instant) {
-        let Some(train) = self.open.take() else { return };
-        match number(train, now) {
+    /// No more packets join the open train: numbers it.
+    fn close(&mut self) {
+        let Some(train) = self.batch.open.take() else { return };
+        match number(train, self.now) {
             Ok(train) => {
-                if train.stage.keypair.needs_rekey_on_send(now) {
-                    self.want_handshake(&train.peer, now);
+                if train.stage.keypair.needs_rekey_on_send(self.now) {
+                    self.want_handshake(&train.peer);
                 }
-                let sealed = seal(train, &mut self.send_buffer);
-                self.sealed.push(sealed);
-                if self.filled >= TRANSMIT_AT || self.sealed.len() == TRAINS_MAX {
-                    self.transmit(edges, now);
-                }
+                self.batch.numbered.push(train);
             }
             Err(train) => {
-                for packet in self.send_buffer[train.place.clone()].chunks(train.stride) {
+                for packet in self.batch.bytes[train.place.clone()].chunks(train.stride) {
                     self.stage(&train.peer, unpadded(&packet[DATA_HEADER_LEN..packet.len() - TAG_LEN]));
                 }
-                self.filled = train.place.start;
-                self.want_handshake(&train.peer, now);
+                self.batch.filled = train.place.start;
+                self.want_handshake(&train.peer);
             }
         }
     }
 
+    /// Sends what is in the batch and goes on with another one, while nobody else reads.
+    fn hand_over(&mut self) {
+        self.close();
+        let full = std::mem::replace(&mut self.batch, self.crew.outbound.wait());
+        let ticket = self.draw_ticket();
+        self.outbound.seal(self.crew, ticket, full);
+    }
+
+    /// Sends what is in the batch; others may read meanwhile.
+    fn finish(mut self) {
+        self.close();
+        if self.batch.numbered.is_empty() {
+            return self.crew.outbound.give_back(self.batch);
+        }
+        let ticket = self.draw_ticket();
+        let Self { outbound, crew, entry, batch, .. } = self;
+        drop(entry);
+        outbound.seal(crew, ticket, batch);
+    }
+
+    fn draw_ticket(&mut self) -> Ticket {
+        self.batch.read_at = self.now;
+        let ticket = self.entry.next_ticket;
+        self.entry.next_ticket += 1;
+        ticket
+    }
+}
+
+impl Exit {
     // --- transmit ----------------------------------------------------------------------------
 
     /// Hands over what is sealed, in the order of the counters, and stamps what went.
-    fn transmit(&mut self, edges: &mut Edges<'_>, now: Instant) {
-        if self.sealed.is_empty() {
-            return;
-        }
-        let count = self.sealed.len();
-        let mut sent = [Sent::default(); TRAINS_MAX];
-        if let Some(udp) = edges.udp.as_deref_mut() {
-            let transmits: [Transmit<'_>; TRAINS_MAX] = std::array::from_fn(|i| {
-                let train = &self.sealed[i.min(count - 1)];
-                Transmit {
-                    to: train.endpoint.address,
-                    source: train.endpoint.source,
-                    tos: train.ecn,
-                    segment: train.stride,
-                    data: &self.send_buffer[train.place.clone()],
-                    offload: train.peer.takes_offload(now),
+    fn transmit(&mut self, shared: &Shared, batch: &mut OutboundBatch) {
+        let now = batch.read_at;
+        for trains in batch.sealed.chunks(TRANSMITS) {
+            let mut sent = [Sent::default(); TRANSMITS];
+            let sent = &mut sent[..trains.len()];
+            if let Some(sender) = &mut self.sender {
+                let transmits: [Transmit<'_>; TRANSMITS] = std::array::from_fn(|i| {
+                    let train = &trains[i.min(trains.len() - 1)];
+                    Transmit {
+                        to: train.endpoint.address,
+                        source: train.endpoint.source,
+                        tos: train.ecn,
+                        segment: train.stride,
+                        data: &batch.bytes[train.place.clone()],
+                        offload: train.peer.takes_offload(now),
+                    }
+                });
+                sender.send(&transmits[..trains.len()], sent);
+            } else {
+                for (train, sent) in trains.iter().zip(&mut *sent) {
+                    sent.refused = train.count;
                 }
-            });
-            udp.sender.send(&transmits[..count], &mut sent[..count]);
-        } else {
-            for (train, sent) in self.sealed.iter().zip(&mut sent) {
-                sent.refused = train.count;
+            }
+            for (train, sent) in trains.iter().zip(sent) {
+                stamp(shared, train, *sent, now, &mut self.rng);
             }
         }
-        for (train, sent) in self.sealed.drain(..).zip(sent) {
-            stamp(&self.shared, &train, sent, now, &mut self.rng);
-        }
-        self.filled = 0;
+        batch.sealed.clear();
+        batch.filled = 0;
     }
 }
 
@@ -300,15 +383,17 @@ fn number(train: Train<Routed>, now: Instant) -> Result<Train<Numbered>, Train<R
     }
 }
 
-/// Writes the headers and encrypts in place. Pure: any thread could do it.
-fn seal(train: Train<Numbered>, send_buffer: &mut [u8]) -> Train<Sealed> {
-    let Numbered { keypair, first_counter } = &train.stage;
-    let bytes = &mut send_buffer[train.place.clone()];
-    for (counter, packet) in (*first_counter..).zip(bytes.chunks_mut(train.stride)) {
-        write_data_header(packet, keypair.remote_index(), counter);
+/// Writes the headers and encrypts in place. Pure: any thread can do it.
+fn seal(batch: &mut OutboundBatch) {
+    for train in batch.numbered.drain(..) {
+        let Numbered { keypair, first_counter } = &train.stage;
+        let bytes = &mut batch.bytes[train.place.clone()];
+        for (counter, packet) in (*first_counter..).zip(bytes.chunks_mut(train.stride)) {
+            write_data_header(packet, keypair.remote_index(), counter);
+        }
+        keypair.seal_train(*first_counter, bytes, train.stride);
+        batch.sealed.push(train.into_stage(Sealed));
     }
-    keypair.seal_train(*first_counter, bytes, train.stride);
-    train.into_stage(Sealed)
 }
 
 /// What follows from a train having been sent.

@@ -1,25 +1,39 @@
 //! Which thread runs which stage.
 //!
-//! One worker owns the TUN's queue and the sockets' receiving queue and runs both roads inline: the
-//! thread that reads a packet also seals and sends it, so no packet waits for a thread to wake up.
-//! It takes turns: some reads from the TUN, one batch from the sockets, until both have nothing
-//! more, and only then sleeps. It never waits for a lock that is held for long, and never for the
-//! control thread.
+//! A [`Lane`] is one queue of the TUN and one receiver of the sockets. A worker that has a lane waits for its two
+//! sources, and runs both directions inline: the thread that reads a packet also seals and sends it, so no packet
+//! waits for a thread to wake up. It takes turns: a batch from the TUN, a batch from the sockets, until both have
+//! nothing more; then it looks again for a moment ([`Spin`]), and only then sleeps. It never waits for the control
+//! thread.
+//!
+//! # Help
+//! While one worker is enough the others sleep. When a lane has had more than its worker could do for
+//! [`HELP_AFTER`], another one is woken, and both take batches from the same lane: reading takes turns, sealing and
+//! opening run side by side, and what leaves, leaves in order ([`super::ordered`]). Whether there is a processor to
+//! spare is told by the scheduler: a thread that is pushed off its processor has company there, so nobody calls for
+//! help then, and a helper that notices it goes back to sleep, for [`HELP_BACKOFF`] at first.
 
+use std::hint;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use super::batch::{InboundBatch, OutboundBatch};
 use super::builder::CloseReason;
-use super::receive::Receiver;
-use super::send::{Edges, Sender};
-use super::{Shared, UdpQueue, now};
+use super::pool::Pool;
+use super::receive::Inbound;
+use super::send::Outbound;
+use super::spin::Spin;
+use super::{Shared, Signal, now};
+use crate::proto::time::Instant;
+use crate::sys::thread;
 use crate::tun::{Readiness, TunQueue, Wake};
 
-/// The inbox has something, or a source without a file descriptor became ready.
+/// The thread was signalled.
 pub(crate) const WAKER: Token = Token(0);
 const TUN: Token = Token(1);
 /// The sockets' first token; each has its own.
@@ -30,95 +44,315 @@ const FLUSHES_PER_TURN: usize = 64;
 /// Events taken from one poll; there are never more sources than this.
 pub(crate) const EVENTS_MAX: usize = 8;
 
+/// A worker that could not do all its work for so long has a backlog: many times what it takes to wake another.
+const HELP_AFTER: Duration = Duration::from_millis(10);
+/// How often a thread may be pushed off its processor in that time before it concludes that there is none to spare.
+const PUSHED_OFF_MAX: u64 = 1;
+/// A helper that finds nothing to do for so long goes back to sleep.
+const HELP_PATIENCE: Duration = Duration::from_micros(200);
+/// For how long nobody calls for help after a helper was in the way; twice as long each time that it happens again ...
+const HELP_BACKOFF: Duration = Duration::from_millis(100);
+/// ... up to this.
+const HELP_BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// Batches of each direction for each worker: the one in hand, and one that waits for an earlier one.
+pub(crate) const BATCHES_PER_WORKER: usize = 2;
+
+/// One queue of the TUN and one receiver of the sockets.
+pub(crate) struct Lane {
+    outbound: Outbound,
+    inbound: Inbound,
+    /// Its worker cannot do all the work.
+    backlog: AtomicBool,
+}
+
+impl Lane {
+    fn is_ready(&self) -> bool {
+        self.outbound.ready.load(Ordering::SeqCst) || self.inbound.ready.load(Ordering::SeqCst)
+    }
+}
+
+/// What the workers share.
+pub(crate) struct Crew {
+    pub(crate) shared: Arc<Shared>,
+    /// Each is the worker's of the same number.
+    lanes: Vec<Lane>,
+    /// Batches on the way out.
+    pub(crate) outbound: Pool<OutboundBatch>,
+    /// Batches on the way in.
+    pub(crate) inbound: Pool<InboundBatch>,
+    /// Until then nobody calls for help; nanoseconds as [`Instant`].
+    no_help_until: AtomicU64,
+}
+
+/// What came of a turn at a queue.
+pub(crate) enum Turn {
+    /// There was nothing, as was known before.
+    Nothing,
+    /// Others are at it.
+    Busy,
+    /// There is nothing more.
+    Drained,
+    /// There is more.
+    Full,
+    /// The interface is gone.
+    Gone(io::Error),
+}
+
+/// What came of a turn in each direction.
+#[derive(Default)]
+struct Round {
+    worked: bool,
+    busy: bool,
+    more: bool,
+}
+
+impl Crew {
+    /// As many lanes as the interface has queues, at most one for each worker.
+    pub(crate) fn new(shared: Arc<Shared>, queues: Vec<TunQueue>) -> Self {
+        let batches = shared.workers.len() * BATCHES_PER_WORKER;
+        let lanes = queues.into_iter().map(|queue| Lane {
+            outbound: Outbound::new(queue.receiver, batches),
+            inbound: Inbound::new(queue.sender, batches),
+            backlog: AtomicBool::new(false),
+        });
+        Self {
+            shared,
+            lanes: lanes.collect(),
+            outbound: Pool::new(batches, OutboundBatch::new),
+            inbound: Pool::new(batches, InboundBatch::new),
+            no_help_until: AtomicU64::new(0),
+        }
+    }
+
+    /// How a source without a file descriptor says that there is something.
+    fn wake(self: &Arc<Self>, lane: usize, ready: fn(&Lane) -> &AtomicBool) -> Wake {
+        let crew = Arc::downgrade(self);
+        Arc::new(move || {
+            if let Some(crew) = crew.upgrade() {
+                ready(&crew.lanes[lane]).store(true, Ordering::SeqCst);
+                crew.shared.workers[lane].wake();
+            }
+        })
+    }
+
+    /// Wakes one worker that sleeps, if there is one.
+    fn call(&self) {
+        if let Some(sleeper) = self.shared.workers.iter().find(|worker| worker.is_asleep()) {
+            sleeper.wake();
+        }
+    }
+}
+
 /// A thread that moves packets.
 pub(crate) struct Worker {
-    shared: Arc<Shared>,
+    crew: Arc<Crew>,
+    /// Its lane's number, if there are that many; otherwise it only helps.
+    number: usize,
     poll: Poll,
-    tun: TunQueue,
-    udp: Option<UdpQueue>,
     udp_fds: Vec<Readiness>,
     epoch: u64,
-    sender: Sender,
-    receiver: Receiver,
+    spin: Spin,
+    stretch: Option<Stretch>,
+    backoff: Duration,
+}
+
+/// A time without rest.
+struct Stretch {
+    since: Instant,
+    /// How often the thread had been pushed off its processor then.
+    pushed_off: u64,
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, poll: Poll, tun: TunQueue) -> Self {
-        let sender = Sender::new(shared.clone());
-        let receiver = Receiver::new(shared.clone());
-        Self { shared, poll, tun, udp: None, udp_fds: Vec::new(), epoch: 0, sender, receiver }
+    pub(crate) fn new(crew: Arc<Crew>, number: usize, poll: Poll, spin: Duration) -> Self {
+        Self {
+            crew,
+            number,
+            poll,
+            udp_fds: Vec::new(),
+            epoch: 0,
+            spin: Spin::new(spin),
+            stretch: None,
+            backoff: HELP_BACKOFF,
+        }
     }
 
     /// Runs until the device closes, and says why it did.
     pub(crate) fn run(mut self) -> io::Result<CloseReason> {
-        let readiness = self.tun.receiver.readiness(wake(&self.shared));
-        register(&self.poll, readiness, TUN)?;
+        let crew = self.crew.clone();
+        let signal = &crew.shared.workers[self.number];
+        if let Some(lane) = crew.lanes.get(self.number) {
+            let wake = crew.wake(self.number, |lane| &lane.outbound.ready);
+            register(&self.poll, lane.outbound.readiness(wake), TUN)?;
+        }
         let mut events = Events::with_capacity(EVENTS_MAX);
-        let mut tun_ready = true;
-        let mut udp_ready = true;
         loop {
-            self.shared.worker.acknowledge();
-            if self.shared.closing.load(Ordering::Acquire) {
+            signal.acknowledge();
+            if crew.shared.closing.load(Ordering::Acquire) {
                 return Ok(CloseReason::Requested);
             }
-            if self.shared.sockets_changed(self.epoch) {
-                self.change_sockets()?;
-                udp_ready = true;
-            }
-            self.flush_wanted();
-            while (tun_ready || udp_ready) && !self.shared.worker.is_signalled() {
-                let now = now();
-                let mut edges = Edges { tun: &mut self.tun, udp: self.udp.as_mut() };
-                if tun_ready {
-                    match self.sender.run(&mut edges, now) {
-                        Ok(more) => tun_ready = more,
-                        Err(error) => {
-                            tracing::debug!("The TUN is gone: {error}");
-                            return Ok(CloseReason::TunDeleted);
-                        }
-                    }
+            if let Some(lane) = crew.lanes.get(self.number) {
+                if crew.shared.sockets_changed(self.epoch) {
+                    self.change_sockets(lane)?;
                 }
-                if udp_ready {
-                    udp_ready = self.receiver.run(&mut edges, now).unwrap_or_else(|error| {
-                        tracing::error!("Failed to receive from the UDP sockets: {error}");
-                        false
-                    });
+                if self.number == 0 {
+                    self.flush_wanted(lane);
                 }
             }
-            let wait = if tun_ready || udp_ready || self.shared.worker.is_signalled() {
-                Some(std::time::Duration::ZERO)
+            if let Err(error) = self.work(signal, &mut events)? {
+                tracing::debug!("The TUN is gone: {error}");
+                return Ok(CloseReason::TunDeleted);
+            }
+            self.stretch = None;
+            signal.sleeps(true);
+            // Whoever left something before saw this thread awake.
+            let has_work = signal.is_signalled() || crew.lanes.get(self.number).is_some_and(Lane::is_ready);
+            self.look(&mut events, has_work.then_some(Duration::ZERO))?;
+            signal.sleeps(false);
+        }
+    }
+
+    /// Works until there is nothing left to do, or it is signalled. The inner error is about the TUN.
+    fn work(&mut self, signal: &Signal, events: &mut Events) -> io::Result<io::Result<()>> {
+        let crew = self.crew.clone();
+        let home = crew.lanes.get(self.number);
+        let mut patient_until = None;
+        while !signal.is_signalled() {
+            let now = now();
+            let mut round = Round::default();
+            if let Some(lane) = home {
+                round = match run_round(&crew, lane, now) {
+                    Ok(round) => round,
+                    Err(error) => return Ok(Err(error)),
+                };
+                if round.more != lane.backlog.load(Ordering::Relaxed) {
+                    lane.backlog.store(round.more, Ordering::Relaxed);
+                }
+                if round.worked {
+                    // What the one direction brings must be seen while the other one never ends.
+                    self.look(events, Some(Duration::ZERO))?;
+                }
+            }
+            if !round.worked {
+                match self.help(now) {
+                    Ok(helped) => round.worked = helped,
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            if round.worked {
+                patient_until = None;
+                if self.is_in_the_way(now, round.more) {
+                    return Ok(Ok(()));
+                }
+            } else if round.busy {
+                hint::spin_loop();
+            } else if home.is_some() {
+                if !self.spin(signal, events, now)? {
+                    return Ok(Ok(()));
+                }
+            } else if now >= *patient_until.get_or_insert(now + HELP_PATIENCE) {
+                return Ok(Ok(()));
             } else {
-                None
-            };
-            if let Err(error) = self.poll.poll(&mut events, wait)
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                return Err(error);
+                hint::spin_loop();
             }
-            for event in &events {
-                match event.token() {
-                    WAKER => (tun_ready, udp_ready) = (true, true),
-                    TUN => tun_ready = true,
-                    Token(udp) => {
-                        udp_ready = true;
-                        self.udp.iter_mut().for_each(|queue| queue.receiver.ready(udp - FIRST_UDP));
-                    }
-                }
+        }
+        Ok(Ok(()))
+    }
+
+    /// One round at the first other lane that has a backlog. False when there was nothing to help with.
+    fn help(&self, now: Instant) -> io::Result<bool> {
+        for (number, lane) in self.crew.lanes.iter().enumerate() {
+            if number == self.number || !lane.backlog.load(Ordering::Relaxed) {
+                continue;
+            }
+            let round = run_round(&self.crew, lane, now)?;
+            let worker = &self.crew.shared.workers[number];
+            if round.more && worker.is_asleep() {
+                worker.wake();
+            }
+            if round.worked {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Looks back on each [`HELP_AFTER`] without rest. A worker that has more to do then, and its processor for
+    /// itself, calls for help. True for a helper that has not: it had better sleep.
+    fn is_in_the_way(&mut self, now: Instant, more: bool) -> bool {
+        let Some(Stretch { since, pushed_off }) = self.stretch else {
+            self.stretch = Some(Stretch { since: now, pushed_off: thread::involuntary_switches() });
+            return false;
+        };
+        if now.since(since) < HELP_AFTER {
+            return false;
+        }
+        let pushed_off_now = thread::involuntary_switches();
+        self.stretch = Some(Stretch { since: now, pushed_off: pushed_off_now });
+        let alone = pushed_off_now - pushed_off <= PUSHED_OFF_MAX;
+        if self.number < self.crew.lanes.len() {
+            if alone && more && now.as_nanos() >= self.crew.no_help_until.load(Ordering::Relaxed) {
+                self.crew.call();
+            }
+            return false;
+        }
+        if alone {
+            self.backoff = HELP_BACKOFF;
+        } else {
+            self.crew.no_help_until.store((now + self.backoff).as_nanos(), Ordering::Relaxed);
+            self.backoff = (self.backoff * 2).min(HELP_BACKOFF_MAX);
+        }
+        !alone
+    }
+
+    /// Looks for work for a moment before the thread sleeps. True when there is some.
+    fn spin(&mut self, signal: &Signal, events: &mut Events, start: Instant) -> io::Result<bool> {
+        let Some(until) = self.spin.until(start) else { return Ok(false) };
+        loop {
+            if self.look(events, Some(Duration::ZERO))? || signal.is_signalled() {
+                self.spin.hit();
+                return Ok(true);
+            }
+            let now = now();
+            if now >= until {
+                self.spin.missed(start, now);
+                return Ok(false);
             }
         }
     }
 
-    /// Drops the old queue before it takes the new one: its port may be wanted again.
-    fn change_sockets(&mut self) -> io::Result<()> {
+    /// Asks the system which sources have something, waiting for it as long as said. True when one has.
+    fn look(&mut self, events: &mut Events, wait: Option<Duration>) -> io::Result<bool> {
+        if let Err(error) = self.poll.poll(events, wait)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            return Err(error);
+        }
+        let Some(lane) = self.crew.lanes.get(self.number) else { return Ok(false) };
+        for event in &*events {
+            match event.token() {
+                WAKER => {}
+                TUN => lane.outbound.ready.store(true, Ordering::SeqCst),
+                Token(udp) => lane.inbound.source_ready(udp - FIRST_UDP),
+            }
+        }
+        Ok(!events.is_empty())
+    }
+
+    /// Drops the old receiver and sender before it takes the new ones: their port may be wanted again.
+    fn change_sockets(&mut self, lane: &Lane) -> io::Result<()> {
         for readiness in self.udp_fds.drain(..) {
             if let Readiness::Fd(fd) = readiness {
                 self.poll.registry().deregister(&mut SourceFd(&fd))?;
             }
         }
-        self.udp = None;
-        self.udp = self.shared.take_worker_queue(&mut self.epoch);
-        if let Some(udp) = &mut self.udp {
-            self.udp_fds = udp.receiver.readiness(wake(&self.shared));
+        let wake = self.crew.wake(self.number, |lane| &lane.inbound.ready);
+        lane.inbound.replace_receiver(None, wake.clone());
+        lane.outbound.replace_sender(None);
+        if let Some(queue) = self.crew.shared.take_worker_queue(self.number, &mut self.epoch) {
+            lane.outbound.replace_sender(Some(queue.sender));
+            self.udp_fds = lane.inbound.replace_receiver(queue.receiver, wake);
             for (source, &readiness) in self.udp_fds.iter().enumerate() {
                 register(&self.poll, readiness, Token(FIRST_UDP + source))?;
             }
@@ -126,28 +360,33 @@ impl Worker {
         Ok(())
     }
 
-    fn flush_wanted(&mut self) {
+    fn flush_wanted(&self, lane: &Lane) {
         for _ in 0..FLUSHES_PER_TURN {
-            let Some(peer) = self.shared.worker.pop() else { return };
+            let Some(peer) = self.crew.shared.flushes.pop() else { return };
             if peer.take_flush() {
-                let mut edges = Edges { tun: &mut self.tun, udp: self.udp.as_mut() };
-                self.sender.flush(&mut edges, &peer, now());
+                lane.outbound.flush(&self.crew, &lane.inbound, &peer, now());
             }
         }
-        self.shared.worker.wake();
+        self.crew.shared.workers[self.number].wake();
     }
 }
 
-fn wake(shared: &Arc<Shared>) -> Wake {
-    let shared = Arc::downgrade(shared);
-    Arc::new(move || {
-        if let Some(shared) = shared.upgrade() {
-            shared.worker.wake();
+/// A turn in each direction of a lane.
+fn run_round(crew: &Crew, lane: &Lane, now: Instant) -> io::Result<Round> {
+    let mut round = Round::default();
+    for turn in [lane.outbound.turn(crew, &lane.inbound, now), lane.inbound.turn(crew, now)] {
+        match turn {
+            Turn::Nothing => {}
+            Turn::Busy => round.busy = true,
+            Turn::Drained => round.worked = true,
+            Turn::Full => (round.worked, round.more) = (true, true),
+            Turn::Gone(error) => return Err(error),
         }
-    })
+    }
+    Ok(round)
 }
 
-/// Registers a source that has a file descriptor, for edges; others wake through the inbox.
+/// Registers a source that has a file descriptor, for edges; others wake the thread themselves.
 pub(crate) fn register(poll: &Poll, readiness: Readiness, token: Token) -> io::Result<()> {
     match readiness {
         Readiness::Fd(fd) => poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE),

@@ -11,4 +11,5 @@ pub(crate) mod netlink;
 pub(crate) mod process;
 pub(crate) mod signal;
 pub(crate) mod socket;
+pub(crate) mod thread;
 pub(crate) mod tun;

@@ -1,0 +1,107 @@
+//! In-order release of what several threads finish in any order.
+//!
+//! Whoever takes work from a queue draws a ticket with it, under the queue's lock, so that tickets are in the order of
+//! the queue. Whoever finishes work puts it at its ticket's place; and whoever finds the head there releases it and all
+//! that follows without a gap. There is no thread for it, and nobody waits: work that is finished early is left for the
+//! one who finishes what is before it.
+//!
+//! # Why nothing is left behind
+//! A thread that puts an item and finds the exit locked leaves. The holder of the exit looks at the head's place once
+//! more after it has unlocked. Both use that place's lock, so one of them comes first: if the item was put first, the
+//! holder sees it; if the holder looked first, its unlocking happened before the item was put, and the exit was free
+//! or somebody else's, to whom the same applies.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{lock, try_lock};
+
+/// A place in the order: the first is 0, the next one more.
+pub(crate) type Ticket = u64;
+
+/// What is finished and waits for what is before it.
+pub(crate) struct Ordered<T> {
+    /// A ticket's place is at its remainder.
+    places: Box<[Mutex<Option<T>>]>,
+    /// The ticket that is next to be released.
+    head: AtomicU64,
+}
+
+impl<T> Ordered<T> {
+    /// Room for `places` tickets that are not released yet; there must never be more.
+    pub(crate) fn new(places: usize) -> Self {
+        Self { places: (0..places).map(|_| Mutex::new(None)).collect(), head: AtomicU64::new(0) }
+    }
+
+    /// Puts what `ticket` was drawn for in its place, and releases through `exit` what is next in line, unless another
+    /// thread is at it. Every ticket must come here once, or nothing after it is ever released.
+    pub(crate) fn finish<E>(&self, ticket: Ticket, item: T, exit: &Mutex<E>, mut release: impl FnMut(&mut E, T)) {
+        let before = lock(self.place(ticket)).replace(item);
+        debug_assert!(before.is_none(), "there are more tickets than places");
+        while lock(self.place(self.head.load(Ordering::Acquire))).is_some() {
+            let Some(mut exit) = try_lock(exit) else { return };
+            let mut head = self.head.load(Ordering::Acquire);
+            while let Some(item) = { lock(self.place(head)).take() } {
+                release(&mut exit, item);
+                head += 1;
+                self.head.store(head, Ordering::Release);
+            }
+        }
+    }
+
+    fn place(&self, ticket: Ticket) -> &Mutex<Option<T>> {
+        &self.places[(ticket % self.places.len() as u64) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    #[test]
+    fn what_is_early_waits_for_the_head() {
+        let ordered = Ordered::new(4);
+        let exit = Mutex::new(Vec::new());
+        let finish = |ticket| ordered.finish(ticket, ticket, &exit, |released, item| released.push(item));
+        for (ticket, released) in [(2, 0), (1, 0), (0, 3), (4, 3), (3, 5), (5, 6)] {
+            finish(ticket);
+            assert_eq!(*lock(&exit), (0..released).collect::<Vec<_>>());
+        }
+    }
+
+    /// Many threads, every interleaving that chance gives: all is released, once, in order.
+    #[test]
+    fn nothing_is_left_behind() {
+        const THREADS: usize = 4;
+        const ITEMS: u64 = 20_000;
+        let ordered = Ordered::new(THREADS);
+        let exit = Mutex::new(Vec::new());
+        let tickets = Mutex::new(0..ITEMS);
+        let start = Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    start.wait();
+                    loop {
+                        // A place is free only once the ticket that had it is released.
+                        let ticket = {
+                            let mut tickets = lock(&tickets);
+                            let released = ordered.head.load(Ordering::Acquire);
+                            if tickets.start >= released + THREADS as u64 {
+                                continue;
+                            }
+                            tickets.next()
+                        };
+                        let Some(ticket) = ticket else { return };
+                        if ticket % 3 == 0 {
+                            std::thread::yield_now();
+                        }
+                        ordered.finish(ticket, ticket, &exit, |released, item| released.push(item));
+                    }
+                });
+            }
+        });
+        assert!(lock(&exit).iter().copied().eq(0..ITEMS));
+    }
+}

@@ -1,0 +1,42 @@
+//! Batches that the workers share: made once, lent out, given back.
+//!
+//! Their number bounds the memory of the data path and how far a worker can run ahead of the one that finishes the
+//! head of a queue. Whoever finds none does something else, or waits for a worker that holds one; none of those ever
+//! waits for anything in turn.
+
+use std::thread;
+
+use crossbeam_queue::ArrayQueue;
+
+/// Batches that nobody uses now.
+pub(crate) struct Pool<T>(ArrayQueue<Box<T>>);
+
+impl<T> Pool<T> {
+    /// `count` batches, each as `make` makes it.
+    pub(crate) fn new(count: usize, mut make: impl FnMut() -> T) -> Self {
+        let batches = ArrayQueue::new(count);
+        (0..count).for_each(|_| drop(batches.push(Box::new(make()))));
+        Self(batches)
+    }
+
+    /// One of them, if there is one.
+    pub(crate) fn take(&self) -> Option<Box<T>> {
+        self.0.pop()
+    }
+
+    /// One of them, as soon as there is one.
+    pub(crate) fn wait(&self) -> Box<T> {
+        loop {
+            match self.take() {
+                Some(batch) => return batch,
+                None => thread::yield_now(),
+            }
+        }
+    }
+
+    /// Gives one back.
+    pub(crate) fn give_back(&self, batch: Box<T>) {
+        let refused = self.0.push(batch);
+        debug_assert!(refused.is_ok(), "what is given back was taken from here");
+    }
+}
