@@ -6,7 +6,7 @@
 //! one who finishes what is before it.
 //!
 //! # Why nothing is left behind
-//! A thread that puts an item and finds the exit locked leaves. The holder of the exit looks at the head's place once
+//! A thread that puts an item and finds the exit locked leaves. The holder of the exit, whatever it wanted there, looks at the head's place once
 //! more after it has unlocked. Both use that place's lock, so one of them comes first: if the item was put first, the
 //! holder sees it; if the holder looked first, its unlocking happened before the item was put, and the exit was free
 //! or somebody else's, to whom the same applies.
@@ -19,27 +19,40 @@ use super::{lock, try_lock};
 /// A place in the order: the first is 0, the next one more.
 pub(crate) type Ticket = u64;
 
-/// What is finished and waits for what is before it.
-pub(crate) struct Ordered<T> {
+/// What is finished and waits for what is before it, and the exit that all of it leaves by.
+pub(crate) struct Ordered<T, E> {
     /// A ticket's place is at its remainder.
     places: Box<[Mutex<Option<T>>]>,
     /// The ticket that is next to be released.
     head: AtomicU64,
+    exit: Mutex<E>,
 }
 
-impl<T> Ordered<T> {
+impl<T, E> Ordered<T, E> {
     /// Room for `places` tickets that are not released yet; there must never be more.
-    pub(crate) fn new(places: usize) -> Self {
-        Self { places: (0..places).map(|_| Mutex::new(None)).collect(), head: AtomicU64::new(0) }
+    pub(crate) fn new(places: usize, exit: E) -> Self {
+        let places = (0..places).map(|_| Mutex::new(None)).collect();
+        Self { places, head: AtomicU64::new(0), exit: Mutex::new(exit) }
     }
 
-    /// Puts what `ticket` was drawn for in its place, and releases through `exit` what is next in line, unless another
-    /// thread is at it. Every ticket must come here once, or nothing after it is ever released.
-    pub(crate) fn finish<E>(&self, ticket: Ticket, item: T, exit: &Mutex<E>, mut release: impl FnMut(&mut E, T)) {
+    /// Puts what `ticket` was drawn for in its place, and releases what is next in line, unless another thread is at
+    /// it. Every ticket must come here once, or nothing after it is ever released.
+    pub(crate) fn finish(&self, ticket: Ticket, item: T, release: impl FnMut(&mut E, T)) {
         let before = lock(self.place(ticket)).replace(item);
         debug_assert!(before.is_none(), "there are more tickets than places");
+        self.release_next(release);
+    }
+
+    /// Uses the exit out of turn, between two items.
+    pub(crate) fn with_exit<R>(&self, using: impl FnOnce(&mut E) -> R, release: impl FnMut(&mut E, T)) -> R {
+        let result = using(&mut lock(&self.exit));
+        self.release_next(release);
+        result
+    }
+
+    fn release_next(&self, mut release: impl FnMut(&mut E, T)) {
         while lock(self.place(self.head.load(Ordering::Acquire))).is_some() {
-            let Some(mut exit) = try_lock(exit) else { return };
+            let Some(mut exit) = try_lock(&self.exit) else { return };
             let mut head = self.head.load(Ordering::Acquire);
             while let Some(item) = { lock(self.place(head)).take() } {
                 release(&mut exit, item);
@@ -61,12 +74,11 @@ mod tests {
 
     #[test]
     fn what_is_early_waits_for_the_head() {
-        let ordered = Ordered::new(4);
-        let exit = Mutex::new(Vec::new());
-        let finish = |ticket| ordered.finish(ticket, ticket, &exit, |released, item| released.push(item));
+        let ordered = Ordered::new(4, Vec::new());
+        let finish = |ticket| ordered.finish(ticket, ticket, Vec::push);
         for (ticket, released) in [(2, 0), (1, 0), (0, 3), (4, 3), (3, 5), (5, 6)] {
             finish(ticket);
-            assert_eq!(*lock(&exit), (0..released).collect::<Vec<_>>());
+            assert_eq!(*lock(&ordered.exit), (0..released).collect::<Vec<_>>());
         }
     }
 
@@ -75,8 +87,7 @@ mod tests {
     fn nothing_is_left_behind() {
         const THREADS: usize = 4;
         const ITEMS: u64 = 20_000;
-        let ordered = Ordered::new(THREADS);
-        let exit = Mutex::new(Vec::new());
+        let ordered = Ordered::new(THREADS, Vec::new());
         let tickets = Mutex::new(0..ITEMS);
         let start = Barrier::new(THREADS);
         std::thread::scope(|scope| {
@@ -97,11 +108,14 @@ mod tests {
                         if ticket % 3 == 0 {
                             std::thread::yield_now();
                         }
-                        ordered.finish(ticket, ticket, &exit, |released, item| released.push(item));
+                        if ticket % 7 == 0 {
+                            ordered.with_exit(|released| released.reserve(1), Vec::push);
+                        }
+                        ordered.finish(ticket, ticket, Vec::push);
                     }
                 });
             }
         });
-        assert!(lock(&exit).iter().copied().eq(0..ITEMS));
+        assert!(lock(&ordered.exit).iter().copied().eq(0..ITEMS));
     }
 }

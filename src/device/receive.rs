@@ -41,8 +41,7 @@ pub(crate) struct Inbound {
     /// There may be something to receive. Cleared before a receive that finds nothing, set by the system's word.
     pub(crate) ready: AtomicBool,
     entry: Mutex<Entry>,
-    ordered: Ordered<Box<InboundBatch>>,
-    exit: Mutex<Exit>,
+    ordered: Ordered<Box<InboundBatch>, Exit>,
 }
 
 /// Where datagrams come in.
@@ -65,8 +64,7 @@ impl Inbound {
         Self {
             ready: AtomicBool::new(false),
             entry: Mutex::new(Entry { receiver: None, next_ticket: 0 }),
-            ordered: Ordered::new(batches),
-            exit: Mutex::new(Exit { sender, accepted: Vec::with_capacity(DELIVERED_MAX) }),
+            ordered: Ordered::new(batches, Exit { sender, accepted: Vec::with_capacity(DELIVERED_MAX) }),
         }
     }
 
@@ -90,8 +88,8 @@ impl Inbound {
     }
 
     /// Writes one packet to the local sender, an answer of ours.
-    pub(crate) fn send_back(&self, buffers: &Buffers, packet: PacketRef) {
-        lock(&self.exit).sender.send(buffers, &[packet]);
+    pub(crate) fn send_back(&self, crew: &Crew, buffers: &Buffers, packet: PacketRef) {
+        self.ordered.with_exit(|exit| exit.sender.send(buffers, &[packet]), |exit, batch| exit.deliver(crew, batch));
     }
 
     /// Receives one batch and delivers what is in it.
@@ -124,10 +122,7 @@ impl Inbound {
             batch.received_at = now;
             sort(&crew.shared, &mut batch);
             open(&mut batch);
-            self.ordered.finish(ticket, batch, &self.exit, |exit, mut batch| {
-                exit.deliver(&crew.shared, &mut batch);
-                crew.inbound.give_back(batch);
-            });
+            self.ordered.finish(ticket, batch, |exit, batch| exit.deliver(crew, batch));
         }
         if more { Turn::Full } else { Turn::Drained }
     }
@@ -274,19 +269,22 @@ fn accept(shared: &Shared, run: &Run, session: &Session, openings: &mut [Opening
 
 impl Exit {
     /// The batch's way through `accept` and `deliver`.
-    fn deliver(&mut self, shared: &Shared, batch: &mut InboundBatch) {
+    fn deliver(&mut self, crew: &Crew, mut batch: Box<InboundBatch>) {
+        let shared = &*crew.shared;
+        let InboundBatch { buffers, openings, runs, received_at, .. } = &mut *batch;
         let routes = shared.routes.load();
-        for run in batch.runs.drain(..) {
+        for run in runs.drain(..) {
             let Some(session) = &run.entry.session else { continue };
-            let openings = &mut batch.openings[run.openings.clone()];
-            if accept(shared, &run, session, openings, batch.received_at) {
-                self.check_inner(shared, &run, openings, &mut batch.buffers, &routes);
+            let openings = &mut openings[run.openings.clone()];
+            if accept(shared, &run, session, openings, *received_at) {
+                self.check_inner(shared, &run, openings, buffers, &routes);
             }
             if self.accepted.len() >= DELIVERED_MAX / 2 {
-                self.write(shared, &batch.buffers);
+                self.write(shared, buffers);
             }
         }
-        self.write(shared, &batch.buffers);
+        self.write(shared, buffers);
+        crew.inbound.give_back(batch);
     }
 
     // --- deliver -----------------------------------------------------------------------------

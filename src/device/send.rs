@@ -55,8 +55,7 @@ pub(crate) struct Outbound {
     /// There may be something to read. Cleared before a read that finds nothing, set by the system's word.
     pub(crate) ready: AtomicBool,
     entry: Mutex<Entry>,
-    ordered: Ordered<Box<OutboundBatch>>,
-    exit: Mutex<Exit>,
+    ordered: Ordered<Box<OutboundBatch>, Exit>,
 }
 
 /// Where packets come in.
@@ -87,12 +86,7 @@ impl Outbound {
             icmp_buffer: Buffers::new(1),
         };
         let exit = Exit { sender: None, rng: Xoshiro256PlusPlus::from_rng(&mut UnwrapErr(SysRng)) };
-        Self {
-            ready: AtomicBool::new(true),
-            entry: Mutex::new(entry),
-            ordered: Ordered::new(batches),
-            exit: Mutex::new(exit),
-        }
+        Self { ready: AtomicBool::new(true), entry: Mutex::new(entry), ordered: Ordered::new(batches, exit) }
     }
 
     /// How to learn that there is something to read.
@@ -100,9 +94,9 @@ impl Outbound {
         lock(&self.entry).receiver.readiness(wake)
     }
 
-    /// From now on datagrams leave by `sender`; returns the one before.
-    pub(crate) fn replace_sender(&self, sender: Option<Box<dyn UdpSender>>) -> Option<Box<dyn UdpSender>> {
-        std::mem::replace(&mut lock(&self.exit).sender, sender)
+    /// From now on datagrams leave by `sender`. The one before is gone when this returns.
+    pub(crate) fn replace_sender(&self, crew: &Crew, sender: Option<Box<dyn UdpSender>>) {
+        self.ordered.with_exit(|exit| exit.sender = sender, |exit, batch| exit.transmit(crew, batch));
     }
 
     /// Takes packets from the TUN and sends them, within a budget.
@@ -139,10 +133,7 @@ impl Outbound {
     /// Seals a batch, and transmits it when its turn comes.
     fn seal(&self, crew: &Crew, ticket: Ticket, mut batch: Box<OutboundBatch>) {
         seal(&mut batch);
-        self.ordered.finish(ticket, batch, &self.exit, |exit, mut batch| {
-            exit.transmit(&crew.shared, &mut batch);
-            crew.outbound.give_back(batch);
-        });
+        self.ordered.finish(ticket, batch, |exit, batch| exit.transmit(crew, batch));
     }
 }
 
@@ -222,7 +213,7 @@ impl Reading<'_> {
             let bytes: &[u8] = &message;
             entry.icmp_buffer.whole(0)[..bytes.len()].copy_from_slice(bytes);
             let place = PacketRef { buffer: 0, start: 0, len: bytes.len() as u32 };
-            self.inbound.send_back(&entry.icmp_buffer, place);
+            self.inbound.send_back(self.crew, &entry.icmp_buffer, place);
         }
     }
 
@@ -336,7 +327,7 @@ impl Exit {
     // --- transmit ----------------------------------------------------------------------------
 
     /// Hands over what is sealed, in the order of the counters, and stamps what went.
-    fn transmit(&mut self, shared: &Shared, batch: &mut OutboundBatch) {
+    fn transmit(&mut self, crew: &Crew, mut batch: Box<OutboundBatch>) {
         let now = batch.read_at;
         for trains in batch.sealed.chunks(TRANSMITS) {
             let mut sent = [Sent::default(); TRANSMITS];
@@ -360,11 +351,12 @@ impl Exit {
                 }
             }
             for (train, sent) in trains.iter().zip(sent) {
-                stamp(shared, train, *sent, now, &mut self.rng);
+                stamp(&crew.shared, train, *sent, now, &mut self.rng);
             }
         }
         batch.sealed.clear();
         batch.filled = 0;
+        crew.outbound.give_back(batch);
     }
 }
 

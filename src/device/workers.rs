@@ -349,9 +349,9 @@ impl Worker {
         }
         let wake = self.crew.wake(self.number, |lane| &lane.inbound.ready);
         lane.inbound.replace_receiver(None, wake.clone());
-        lane.outbound.replace_sender(None);
+        lane.outbound.replace_sender(&self.crew, None);
         if let Some(queue) = self.crew.shared.take_worker_queue(self.number, &mut self.epoch) {
-            lane.outbound.replace_sender(Some(queue.sender));
+            lane.outbound.replace_sender(&self.crew, Some(queue.sender));
             self.udp_fds = lane.inbound.replace_receiver(queue.receiver, wake);
             for (source, &readiness) in self.udp_fds.iter().enumerate() {
                 register(&self.poll, readiness, Token(FIRST_UDP + source))?;
