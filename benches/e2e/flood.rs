@@ -10,17 +10,29 @@ use std::time::{Duration, Instant};
 
 use crate::{DATAGRAM_MAX, wait_for_end_of_input};
 
+/// Between two looks at the socket, and what the system adds to so short a sleep. In a tenth of a millisecond the
+/// fastest flood fills a quarter of a default receive buffer.
+const LOOK_EVERY: Duration = Duration::from_micros(50);
 /// Datagrams between two looks at the clock.
 const BURST: u64 = 64;
 
 pub fn count(address: &str) -> io::Result<()> {
     let socket = UdpSocket::bind(address)?;
+    socket.set_nonblocking(true)?;
     let begun = Instant::now();
     let (counted, first, last) = <(Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicU64>)>::default();
     let seen = (counted.clone(), first.clone(), last.clone());
     thread::spawn(move || {
         let mut datagram = [0; DATAGRAM_MAX];
-        while socket.recv(&mut datagram).is_ok() {
+        loop {
+            match socket.recv(&mut datagram) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    thread::sleep(LOOK_EVERY);
+                    continue;
+                }
+                Err(_) => return,
+            }
             let now = begun.elapsed().as_nanos() as u64;
             if seen.0.fetch_add(1, Ordering::Relaxed) == 0 {
                 seen.1.store(now, Ordering::Relaxed);

@@ -114,7 +114,7 @@ class Traffic:
 class Initiations:
     """Genuine initiations to one responder, made once for all runs."""
 
-    INITIATORS, EACH = 1024, 16
+    INITIATORS, EACH = 512, 32
 
     def __init__(self, program, folder):
         self.program, self.file = program, folder / "initiations"
@@ -122,5 +122,5 @@ class Initiations:
         self.responder_key, self.initiators = lines[0], lines[1:]
 
     def send(self, link, address, seconds, window):
-        words = (self.program, "send", str(self.file), address, f"{seconds:g}", str(window))
+        words = (self.program, "send", str(self.file), str(self.INITIATORS), address, f"{seconds:g}", str(window))
         return parse(run(*link.inside(RIGHT, *words), limit=seconds + GRACE), "handshake_load")
