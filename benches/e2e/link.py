@@ -1,5 +1,7 @@
 """Two network namespaces and the veth pair between them: the only network that the benchmark touches."""
 
+import atexit
+import contextlib
 import os
 import pathlib
 import signal
@@ -31,6 +33,7 @@ class Link:
 
     def __init__(self, udp_segmentation=True):
         self.names = [f"{PREFIX}-{os.getpid()}-{side}" for side in ("left", "right")]
+        atexit.register(self.close)
         try:
             for side, name in enumerate(self.names):
                 run("ip", "netns", "add", name)
@@ -72,8 +75,20 @@ class Link:
         return total
 
     def close(self):
-        for name in self.names:
-            remove(name)
+        with undisturbed():
+            for name in self.names:
+                remove(name)
+        atexit.unregister(self.close)
+
+
+@contextlib.contextmanager
+def undisturbed():
+    """Ctrl-C waits until what was begun is cleaned up."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def remove(namespace):

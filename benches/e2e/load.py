@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import pathlib
 import subprocess
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from tunnel import LEFT, RIGHT
 
 # What a generator may need beyond the seconds it was given.
 GRACE = 20.0
+# Seconds even on a slow machine; on one that is busy with other things, some more.
+BUILD_LIMIT = 300.0
 
 
 def parse(text, what):
@@ -46,7 +49,9 @@ class Transfer:
 
 
 def iperf_client(link, address, seconds, words):
-    return subprocess.Popen(link.inside(LEFT, "iperf3", "-J", "-c", address, "-t", f"{seconds:g}", *words),
+    # It takes whole seconds, and none of them for ever.
+    words = ("iperf3", "-J", "-c", address, "-t", str(math.ceil(seconds)), *words)
+    return subprocess.Popen(link.inside(LEFT, *words),
                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
@@ -90,8 +95,8 @@ class Traffic:
 
     def __init__(self, folder):
         self.program = str(folder / "traffic")
-        source = pathlib.Path(__file__).with_name("traffic.rs")
-        run("rustc", "--edition", "2024", "-O", "-o", self.program, str(source), limit=300)
+        sources = pathlib.Path(__file__).parent
+        run("rustc", "--edition", "2024", "-O", "-o", self.program, str(sources / "traffic.rs"), limit=BUILD_LIMIT)
 
     def run(self, link, seconds, verb, address, *words):
         """What a generator on the left says after so many seconds."""
@@ -118,7 +123,7 @@ class Initiations:
 
     def __init__(self, program, folder):
         self.program, self.file = program, folder / "initiations"
-        lines = run(program, "create", str(self.file), str(self.INITIATORS), str(self.EACH), limit=300).split()
+        lines = run(program, "create", str(self.file), str(self.INITIATORS), str(self.EACH), limit=BUILD_LIMIT).split()
         self.responder_key, self.initiators = lines[0], lines[1:]
 
     def send(self, link, address, seconds, window):

@@ -9,7 +9,7 @@ from typing import Callable
 
 import load
 import tunnel as tunnels
-from link import Failure, Link
+from link import Failure, Link, undisturbed
 from tunnel import LEFT, PORT, RIGHT
 
 TICKS = tunnels.TICKS
@@ -115,13 +115,14 @@ class Bench:
         return load.iperf(self.link, self.address, self.seconds, *words)
 
     def close(self):
-        try:
-            if self.tunnel:
-                self.tunnel.close()
-        finally:
-            if self.link:
-                self.link.close()
-            self.log.close()
+        with undisturbed():
+            try:
+                if self.tunnel:
+                    self.tunnel.close()
+            finally:
+                if self.link:
+                    self.link.close()
+                self.log.close()
 
 
 def system_cpu():

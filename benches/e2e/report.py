@@ -55,8 +55,10 @@ def sections(results):
         rows = [(metric, [cell(results, name, key, metric) for name in names])
                 for metric in group.metrics
                 if metric.shown and any(results.values(name, metric.name) or results.failure(name, key) for name in names)]
-        yield group.title, rows
-    yield "Memory", [(PEAK, [cell(results, name, "", PEAK) for name in names])]
+        if rows:
+            yield group.title, rows
+    if any(results.values(name, PEAK.name) for name in names):
+        yield "Memory", [(PEAK, [cell(results, name, "", PEAK) for name in names])]
 
 
 def title(metric):

@@ -15,6 +15,7 @@ import datetime
 import os
 import pathlib
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -35,7 +36,7 @@ HANDSHAKE_LOAD = ROOT / "target/release/examples/handshake_load"
 TOOLS = ("ip", "wg", "ping", "iperf3", "ethtool", "rustc", "git")
 # Where spinning makes no difference, the variant without it would cost time and say nothing.
 NO_SPIN_GROUPS = ("mixes", "pingpong", "paced", "loaded")
-# Given up by Ctrl-C, as a shell says it.
+# Stopped by Ctrl-C, as a shell says it.
 INTERRUPTED = 130
 
 
@@ -88,9 +89,9 @@ def implementations(args):
     known += [tunnel.Implementation(name, (path, "-f")) for name, path in list(builds.items())[1:]]
     rust_words = ("-f", "--disable-drop-privileges", "-v", "error")
     for name, program, words in (
-        ("wireguard-go", args.wireguard_go or tunnel.program("wireguard-go"), ("-f",)),
-        ("gotatun", tunnel.program("gotatun"), rust_words),
-        ("boringtun", tunnel.program("boringtun-cli"), rust_words),
+        ("wireguard-go", args.wireguard_go or shutil.which("wireguard-go"), ("-f",)),
+        ("gotatun", shutil.which("gotatun"), rust_words),
+        ("boringtun", shutil.which("boringtun-cli"), rust_words),
     ):
         known.append(tunnel.Implementation(name, (program or "", *words)))
     known.append(tunnel.Implementation("kernel"))
@@ -104,7 +105,7 @@ def implementations(args):
         if implementation.name not in asked:
             continue
         if implementation.is_process:
-            here = tunnel.program(implementation.command[0]) if implementation.command[0] else None
+            here = shutil.which(implementation.command[0]) if implementation.command[0] else None
         else:
             here = not implementation.is_tunnel or tunnel.has_kernel_module()
         if here:
@@ -181,7 +182,7 @@ def measure(settings, results, number_of_round, group, implementation, partner):
             results.add(number_of_round, implementation.name, group.name, found)
             first = next(iter(found))
             headline = headline or f"{METRICS[first].title}: {number(found[first])} {METRICS[first].unit}"
-        results.add(number_of_round, implementation.name, group.name, {MEMORY: bench.tunnel.peak_memory_mb()})
+        results.add(number_of_round, implementation.name, group.name, {MEMORY: bench.tunnel.peak_memory_mb(implementation)})
     except Exception as error:
         reason = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
         results.fail(Failed(implementation.name, group.name, number_of_round, " ".join(reason.split())))
@@ -221,8 +222,9 @@ def main():
     args = arguments()
     if os.geteuid() != 0:
         give_up("needs root, for network namespaces and TUN devices; it touches nothing but its own namespaces")
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
-    missing = [tool for tool in TOOLS if not tunnel.program(tool)]
+    # Where administrators' tools and cargo's programs lie, also for root by way of sudo.
+    os.environ["PATH"] += f":/usr/sbin:/sbin:{pathlib.Path.home() / '.cargo/bin'}"
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
         give_up(f"not installed: {', '.join(missing)}; scripts/install-tools.sh installs what it needs")
     chosen = implementations(args)
@@ -271,4 +273,9 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Failure as failure:
+        give_up(failure)

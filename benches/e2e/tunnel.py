@@ -6,7 +6,6 @@ The inner addresses are 192.168.241.1 on the left and, on the right, .2 of a pai
 import math
 import os
 import pathlib
-import shutil
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -32,11 +31,6 @@ class Implementation:
     @property
     def is_process(self):
         return bool(self.command)
-
-
-def program(name):
-    path = os.environ["PATH"] + ":/usr/sbin:/sbin:" + str(pathlib.Path.home() / ".cargo/bin")
-    return shutil.which(name, path=path)
 
 
 def has_kernel_module():
@@ -135,8 +129,10 @@ class Tunnel:
     def cpu(self):
         return sum(interface.cpu() for interface in self.interfaces) if self.interfaces else math.nan
 
-    def peak_memory_mb(self):
-        return max((interface.peak_memory_mb() for interface in self.interfaces), default=math.nan)
+    def peak_memory_mb(self, implementation):
+        """The largest of the daemons of one implementation: a mixed pair has two."""
+        of_it = [interface for interface in self.interfaces if interface.implementation == implementation]
+        return max((interface.peak_memory_mb() for interface in of_it), default=math.nan)
 
     def connect(self):
         """Waits until every address answers: handshakes are done, neighbours known."""
