@@ -91,10 +91,12 @@ pub fn paced(address: &str, duration: Duration, bytes: usize, every: Duration) -
                     }
                 }
                 Ok(_) => {}
-                Err(_) => match sent.try_recv() {
-                    Err(mpsc::TryRecvError::Disconnected) => return round_trips,
-                    Err(mpsc::TryRecvError::Empty) => {}
-                    Ok(start) => departed.push(start),
+                Err(_) => loop {
+                    match sent.try_recv() {
+                        Ok(start) => departed.push(start),
+                        Err(mpsc::TryRecvError::Empty) => break,
+                        Err(mpsc::TryRecvError::Disconnected) => return round_trips,
+                    }
                 },
             }
         }

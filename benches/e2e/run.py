@@ -33,7 +33,7 @@ from results import METRICS, Failed, Results
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HANDSHAKE_LOAD = ROOT / "target/release/examples/handshake_load"
-TOOLS = ("ip", "wg", "ping", "iperf3", "ethtool", "rustc", "git")
+TOOLS = ("ip", "wg", "ping", "iperf3", "ethtool", "unshare", "rustc", "git")
 # Where spinning makes no difference, the variant without it would cost time and say nothing.
 NO_SPIN_GROUPS = ("mixes", "pingpong", "paced", "loaded")
 # Stopped by Ctrl-C, as a shell says it.
@@ -131,7 +131,7 @@ def describe(args, chosen):
         ("commit", commit),
         ("command", " ".join(sys.argv)),
         ("method", f"{args.rounds} interleaved rounds, {args.seconds:g} s a test, inner MTU {args.mtu}, outer 1500{segmentation}"),
-        ("measured", "; ".join(f"{i.name}: {version(i)}" for i in chosen if i.is_process)),
+        ("measured", "; ".join(f"{i.name}: {version(i)} ({i.command[0]})" for i in chosen if i.is_process)),
         ("load", f"{os.getloadavg()[0]:.2f} before the run"),
     ]
 
