@@ -21,6 +21,8 @@ def run(*words, text=None, limit=COMMAND_LIMIT):
     """The standard output of a command; a failure, with what it said, if it failed."""
     try:
         done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=limit)
+    except FileNotFoundError as missing:
+        raise Failure(f"not installed: {words[0]}") from missing
     except subprocess.TimeoutExpired as late:
         raise Failure(f"not within {limit:.0f} s: {' '.join(words)}") from late
     if done.returncode != 0:

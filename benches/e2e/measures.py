@@ -400,9 +400,9 @@ def mixed(bench):
 
 MEMORY = "memory_mb"
 # The seconds that starting iperf3 or a generator takes beside its own.
-START = 0.6
+START = 0.4
 # Two namespaces, two daemons, a handshake; and their end.
-SET_UP = 1.3
+SET_UP = 0.8
 
 GROUPS = {group.name: group for group in (
     Group("tcp", "TCP", transfer_metrics(TCP), tcp, lambda s, quick: SET_UP + (6 if quick else 9) * (s + START)),

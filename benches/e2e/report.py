@@ -2,12 +2,14 @@
 
 import html
 
-from goals import goals, judge
+from goals import BARE, goals, judge
 from measures import GROUPS
 from results import METRICS, PEAK
 
-# One hue an implementation, in the order of the columns; readable on light and dark.
-HUES = ("#2f7fd6", "#7db4ea", "#d9822b", "#3f9e5a", "#b0589e", "#c2504a", "#8a8f98", "#5c6bc0", "#9e8a3f")
+# Hues of bars, readable on light and dark: those that always take part, and for further builds and the kernel in turn.
+HUES = {"adit": "#2f7fd6", "adit-nospin": "#7db4ea", "wireguard-go": "#d9822b", "gotatun": "#3f9e5a", "boringtun": "#b0589e",
+        BARE: "#8a8f98"}
+FURTHER_HUES = ("#c2504a", "#5c6bc0", "#9e8a3f", "#3a9aa0")
 # Of a bar chart, in pixels.
 LABEL, BAR, VALUE, ROW, TOP = 96, 190, 74, 20, 4
 
@@ -20,10 +22,11 @@ body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: var
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } .wide { overflow-x: auto }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem .25rem 0; text-align: left; white-space: nowrap }
-td small { color: var(--dim) } .good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem } dt { color: var(--dim) } dd { margin: 0 }
+.good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem 2rem } figure { margin: 0; width: 360px }
 figcaption { font-weight: 600 } figcaption small { color: var(--dim); font-weight: 400 }
-svg text { font: 12px system-ui, sans-serif; fill: var(--ink) } svg .range { stroke: var(--ink); stroke-opacity: .55 }
+svg { color: var(--ink); font: 12px system-ui, sans-serif; fill: currentColor }
 """
 
 
@@ -97,12 +100,13 @@ def text(results, facts):
     made = [f"{key:10} {value}" for key, value in facts]
     made += ["", "Median (minimum-maximum)."]
     for heading, rows in sections(results):
-        made += ["", f"## {heading}", "", *lines([[title(metric), *cells] for metric, cells in rows], ["", *results.names])]
+        words = [[title(metric), *cells] for metric, cells in rows]
+        made += ["", f"## {heading}", "", *lines(words, ["", *results.names])]
     found = verdicts(results)
     if found:
         made += ["", "## Goals", "", *lines([goal_row(verdict) for verdict in found], GOAL_COLUMNS)]
     if results.failures:
-        made += ["", "## Failed", "", *(f"[{n}] {reason}" for n, reason in enumerate(map(sentence, results.failures), 1))]
+        made += ["", "## Failed", "", *(f"[{n}] {sentence(f)}" for n, f in enumerate(results.failures, 1))]
     return "\n".join(made)
 
 
@@ -111,21 +115,27 @@ def sentence(failed):
 
 
 def chart(results, metric):
-    """Horizontal bars, a line over each from the minimum to the maximum."""
+    """Horizontal bars, a line over each from the minimum to the maximum.
+
+    The bare link is off the scale of tunnels in bulk: its bar ends at the edge then, and its figure says the rest.
+    """
     names = [name for name in results.names if results.values(name, metric.name)]
-    largest = max((max(results.values(name, metric.name)) for name in names), default=0) or 1
+    scaled = [name for name in names if name != BARE] or names
+    largest = max((max(results.values(name, metric.name)) for name in scaled), default=0) or 1
+    further = [name for name in results.names if name not in HUES]
     height = TOP * 2 + ROW * len(names)
     made = [f'<svg width="{LABEL + BAR + VALUE}" height="{height}" role="img" aria-label="{html.escape(title(metric))}">']
     for row, name in enumerate(names):
         values, top = results.values(name, metric.name), TOP + row * ROW
-        at = lambda value: LABEL + BAR * value / largest
+        at = lambda value: LABEL + BAR * min(value / largest, 1)
         median, middle = results.median(name, metric.name), top + ROW / 2
-        hue = HUES[results.names.index(name) % len(HUES)]
+        hue = HUES.get(name) or FURTHER_HUES[further.index(name) % len(FURTHER_HUES)]
         made += [
             f'<text x="{LABEL - 6}" y="{middle + 4}" text-anchor="end">{html.escape(name)}</text>',
             f'<rect x="{LABEL}" y="{top + 3}" width="{at(median) - LABEL:.1f}" height="{ROW - 6}" rx="2" fill="{hue}"/>',
-            f'<line class="range" x1="{at(min(values)):.1f}" x2="{at(max(values)):.1f}" y1="{middle}" y2="{middle}"/>',
-            f'<text x="{LABEL + BAR + 6}" y="{middle + 4}">{number(median)}</text>',
+            f'<line x1="{at(min(values)):.1f}" x2="{at(max(values)):.1f}" y1="{middle}" y2="{middle}" stroke="currentColor" '
+            'stroke-opacity=".6"/>',
+            f'<text x="{LABEL + BAR + 6}" y="{middle + 4}">{"» " if median > largest else ""}{number(median)}</text>',
         ]
     better = {True: "more is better", False: "less is better", None: ""}[metric.more]
     caption = f"{html.escape(metric.title)} <small>{metric.unit}{' · ' if better and metric.unit else ''}{better}</small>"
@@ -134,7 +144,7 @@ def chart(results, metric):
 
 def html_table(header, rows, mark=lambda row, column: ""):
     body = "".join(
-        "<tr>" + "".join(f"<td{mark(row, n)}>{html.escape(word)}</td>" for n, word in enumerate(row)) + "</tr>" for row in rows)
+        f"<tr>{''.join(f'<td{mark(row, n)}>{html.escape(word)}</td>' for n, word in enumerate(row))}</tr>" for row in rows)
     head = "".join(f"<th>{html.escape(word)}</th>" for word in header)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -148,7 +158,8 @@ def verdict_class(row, column):
 def page(results, facts):
     made = ["<!doctype html><html lang=en><meta charset=utf-8><title>adit: side by side</title>",
             '<meta name=viewport content="width=device-width">', f"<style>{STYLE}</style>",
-            "<h1>Implementations of WireGuard side by side</h1>", html_table(["", ""], facts),
+            "<h1>Implementations of WireGuard side by side</h1>",
+            f"<dl>{''.join(f'<dt>{key}<dd>{html.escape(value)}' for key, value in facts)}</dl>",
             "<p>Bars and figures are medians over the rounds; the line over a bar goes from the minimum to the maximum. "
             "Compare figures of one run only.</p>"]
     found = verdicts(results)

@@ -26,14 +26,14 @@ sys.dont_write_bytecode = True
 import load
 import tunnel
 from goals import ADIT
-from link import Failure, run, sweep
+from link import OUTER_MTU, Failure, run, sweep
 from measures import GROUPS, MEMORY, Bench, Settings
 from report import number, page, text, verdicts
 from results import METRICS, Failed, Results
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HANDSHAKE_LOAD = ROOT / "target/release/examples/handshake_load"
-TOOLS = ("ip", "wg", "ping", "iperf3", "ethtool", "unshare", "rustc", "git")
+TOOLS = ("ip", "wg", "ping", "iperf3", "ethtool", "unshare", "rustc")
 # Where spinning makes no difference, the variant without it would cost time and say nothing.
 NO_SPIN_GROUPS = ("mixes", "pingpong", "paced", "loaded")
 # Stopped by Ctrl-C, as a shell says it.
@@ -57,7 +57,7 @@ def arguments():
     parser.add_argument("--mtu", type=int, default=1420, help="of the tunnel (1420)")
     parser.add_argument("--peers", type=int, default=8, help="of the group peers (8)")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target/e2e", help="where results go (target/e2e)")
-    parser.add_argument("--check", action="store_true", help="fail if adit misses a floor")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if adit misses a floor, or if anything failed")
     args = parser.parse_args()
     args.rounds = args.rounds or (1 if args.quick else 3)
     args.seconds = args.seconds or (1.0 if args.quick else 3.0)
@@ -130,7 +130,8 @@ def describe(args, chosen):
         ("date", datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
         ("commit", commit),
         ("command", " ".join(sys.argv)),
-        ("method", f"{args.rounds} interleaved rounds, {args.seconds:g} s a test, inner MTU {args.mtu}, outer 1500{segmentation}"),
+        ("method", f"{args.rounds} interleaved rounds, {args.seconds:g} s a test, inner MTU {args.mtu}, "
+                   f"outer {OUTER_MTU}{segmentation}"),
         ("measured", "; ".join(f"{i.name}: {version(i)} ({i.command[0]})" for i in chosen if i.is_process)),
         ("load", f"{os.getloadavg()[0]:.2f} before the run"),
     ]
@@ -242,7 +243,7 @@ def main():
         if HANDSHAKE_LOAD.exists():
             initiations = load.Initiations(str(HANDSHAKE_LOAD), args.out)
         else:
-            say("no handshakes: `cargo build --release --example handshake_load` makes what they need, as `make bench` does")
+            say("no handshakes: `cargo build --release --example handshake_load` builds what they need; `make bench` does")
             args.metrics.remove("handshakes")
     settings = Settings(args.seconds, args.quick, args.mtu, args.peers, not args.no_udp_segmentation,
                         load.Traffic(args.out), initiations, args.out)
