@@ -22,9 +22,10 @@ demo: ## A tunnel between two namespaces: ping, iperf3 both ways, wg show (root)
 	cargo build --release --bin adit
 	scripts/demo.sh target/release/adit
 
-bench: ## Side by side with other implementations, end to end (root)
+bench: ## Side by side with other implementations, end to end (root, half an hour; BENCH_ARGS=--quick: minutes)
+	@if [ "$$(id -u)" != 0 ]; then echo "bench: needs root, for network namespaces and TUN devices" >&2; exit 2; fi
 	scripts/install-tools.sh
-	cargo build --release --bin adit
+	cargo build --release --bin adit --example handshake_load
 	benches/e2e/run.py $(BENCH_ARGS)
 
 fuzz: ## Builds the fuzz targets, where cargo-fuzz and a nightly toolchain are installed

@@ -1,372 +1,282 @@
 #!/usr/bin/env python3
-"""Implementations of WireGuard side by side, end to end.
+"""Implementations of WireGuard side by side, end to end: adit (also with its spinning off), wireguard-go, gotatun,
+boringtun, the kernel's where there is one, and the bare link as the bound of what there is to reach.
 
-Two network namespaces joined by a veth pair; the same implementation at both ends; the same keys, MTU and tools for
-all. Rounds are interleaved (every implementation once, then again), because a machine's speed drifts; medians are
-printed with minimum and maximum, and every single figure goes to a CSV file. Compare figures of one run only.
+Two network namespaces joined by a veth pair; the same implementation at both ends; the same MTU and tools for all. Rounds
+are interleaved group by group, in an order that rotates, because a machine's speed drifts; medians are printed with
+minimum and maximum. Compare figures of one run only. Nothing outside of its own namespaces is touched.
 
-Measured in each round:
-  tcp1, tcp4, tcp1r   iperf3, one stream, four streams, one stream in reverse, Gbit/s that the receiver got
-  cpu_per_gb          processor seconds of both daemons per 10^9 bytes received, in tcp1
-  system_per_gb       the same for the whole machine, iperf3 and kernel included
-  retransmits         TCP segments sent again in tcp1 (a tunnel that reorders or drops shows here)
-  rtt_p50, rtt_p99    a 64-byte UDP ping-pong, microseconds
-  rtt_cpu_us          processor microseconds of both daemons per round trip (what a low latency costs)
-  memory_mb           the larger of the two daemons' peak resident memory
-
-Needs root, iperf3, wg and rustc. Nothing outside of its own namespaces is touched.
+Printed as tables, and written to --out: figures.csv with every single figure, report.html with bar charts, and the
+daemons' logs. README.md beside this file says what each group measures and how far to trust it.
 """
 
 import argparse
-import atexit
-import csv
 import datetime
-import json
 import os
 import pathlib
 import platform
 import shutil
 import signal
-import statistics
-import subprocess
 import sys
 import time
 
+# Run by root in somebody's checkout: nothing is left beside the sources.
+sys.dont_write_bytecode = True
+
+import load
+import tunnel
+from goals import ADIT
+from link import OUTER_MTU, Failure, run, sweep
+from measures import GROUPS, MEMORY, Bench, Settings
+from report import number, page, text, verdicts
+from results import METRICS, Failed, Results
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-NAMES = ["adit", "wireguard-go", "gotatun", "boringtun", "veth"]
-METRICS = {
-    "tcp1": "TCP 1 stream, Gbit/s",
-    "tcp4": "TCP 4 streams, Gbit/s",
-    "tcp1r": "TCP reverse, Gbit/s",
-    "cpu_per_gb": "daemon CPU, s per GB",
-    "system_per_gb": "system CPU, s per GB",
-    "retransmits": "retransmits in tcp1",
-    "rtt_p50": "RTT 64 B p50, us",
-    "rtt_p99": "RTT 64 B p99, us",
-    "rtt_cpu_us": "daemon CPU per RTT, us",
-    "memory_mb": "peak memory, MB",
-}
-# adit's goals against others of the same run: metric, other, factor, whether more is better.
-GOALS = [("tcp1", "gotatun", 1.5, True), ("rtt_p50", "boringtun", 1.1, False)]
-TICKS = os.sysconf("SC_CLK_TCK")
-START_LIMIT = 20.0
+HANDSHAKE_LOAD = ROOT / "target/release/examples/handshake_load"
+TOOLS = ("ip", "wg", "ping", "iperf3", "ethtool", "unshare", "rustc")
+# Where spinning makes no difference, the variant without it would cost time and say nothing.
+NO_SPIN_GROUPS = ("mixes", "pingpong", "paced", "loaded")
+# Stopped by Ctrl-C, as a shell says it.
+INTERRUPTED = 130
 
 
-def out(*words, check=True):
-    done = subprocess.run(words, capture_output=True, text=True)
-    if check and done.returncode != 0:
-        raise RuntimeError(f"{' '.join(words)}: {done.stdout}{done.stderr}")
-    return done.stdout
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    groups = ",".join(GROUPS)
+    parser.add_argument("--quick", action="store_true", help="one short round: does it work, roughly")
+    parser.add_argument("--rounds", type=int, help="3, or 1 with --quick")
+    parser.add_argument("--seconds", type=float, help="of each test: 3, or 1 with --quick")
+    parser.add_argument("--metrics", help=f"groups to measure, of {groups} (all but mixed)")
+    parser.add_argument("--mixed", action="store_true", help="also mixed pairs: adit against each of the others")
+    parser.add_argument("--only", help="implementations to measure, by name (all that are found)")
+    parser.add_argument("--adit", action="append", default=[], metavar="[NAME=]PATH",
+                        help="the program (target/release/adit); repeat it to compare builds")
+    parser.add_argument("--wireguard-go", metavar="PATH", help="another one than that in PATH")
+    parser.add_argument("--no-udp-segmentation", action="store_true",
+                        help="everything as on a network card without UDP segmentation")
+    parser.add_argument("--mtu", type=int, default=1420, help="of the tunnel (1420)")
+    parser.add_argument("--peers", type=int, default=8, help="of the group peers (8)")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "target/e2e", help="where results go (target/e2e)")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if adit misses a floor, or if anything failed")
+    args = parser.parse_args()
+    args.rounds = args.rounds or (1 if args.quick else 3)
+    args.seconds = args.seconds or (1.0 if args.quick else 3.0)
+    args.explicit = args.metrics is not None
+    args.metrics = args.metrics.split(",") if args.explicit else [name for name in GROUPS if name != "mixed"]
+    args.metrics += ["mixed"] if args.mixed and "mixed" not in args.metrics else []
+    unknown = [name for name in args.metrics if name not in GROUPS]
+    if unknown:
+        parser.error(f"unknown group: {', '.join(unknown)} (of {groups})")
+    return args
 
 
-def find(name):
-    path = os.environ["PATH"] + ":/usr/sbin:/sbin:" + str(pathlib.Path.home() / ".cargo/bin")
-    return shutil.which(name, path=path)
+def say(words):
+    print(f"bench: {words}", file=sys.stderr, flush=True)
 
 
-class Link:
-    """Two namespaces and the veth pair between them."""
-
-    def __init__(self, args):
-        self.names = [f"adit-bench-{os.getpid()}-{side}" for side in ("left", "right")]
-        for name in self.names:
-            out("ip", "netns", "add", name)
-        left, right = self.names
-        out("ip", "-n", left, "link", "add", "outer", "type", "veth", "peer", "name", "outer", "netns", right)
-        for n, name in enumerate(self.names, 1):
-            out("ip", "-n", name, "link", "set", "lo", "up")
-            out("ip", "-n", name, "address", "add", f"10.0.0.{n}/24", "dev", "outer")
-            out("ip", "-n", name, "link", "set", "outer", "up")
-            if args.no_udp_segmentation:
-                out(*self.inside(n - 1, "ethtool", "-K", "outer", "tx-udp-segmentation", "off"))
-
-    def inside(self, side, *words):
-        return ["ip", "netns", "exec", self.names[side], *words]
-
-    def close(self):
-        for name in self.names:
-            for pid in out("ip", "netns", "pids", name, check=False).split():
-                try:
-                    os.kill(int(pid), signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            out("ip", "netns", "delete", name, check=False)
+def give_up(words):
+    say(words)
+    sys.exit(2)
 
 
-class Tunnel:
-    """A daemon at each end of the link, configured and up. The inner addresses are 192.168.241.1 and .2."""
-
-    def __init__(self, link, name, command, mtu):
-        self.daemons, self.interfaces = [], [f"b{os.getpid()}{side}" for side in "lr"]
-        keys = [out("wg", "genkey").strip() for _ in range(2)]
-        public = [subprocess.run(["wg", "pubkey"], input=key, capture_output=True, text=True).stdout.strip() for key in keys]
-        self.log = open(ROOT / "target" / f"bench-{name}.log", "w")
-        try:
-            for side, interface in enumerate(self.interfaces):
-                environment = os.environ | {"LOG_LEVEL": "error", "WG_SUDO": "1"}
-                words = link.inside(side, *command, interface)
-                self.daemons.append(subprocess.Popen(words, stdout=self.log, stderr=self.log, env=environment))
-            for side, interface in enumerate(self.interfaces):
-                wait(f"{name} answers", lambda: subprocess.run(["wg", "show", interface], capture_output=True).returncode == 0)
-                config = (
-                    f"[Interface]\nPrivateKey = {keys[side]}\nListenPort = {51821 + side}\n"
-                    f"[Peer]\nPublicKey = {public[1 - side]}\nAllowedIPs = 192.168.241.{2 - side}/32\n"
-                    f"Endpoint = 10.0.0.{2 - side}:{51822 - side}\n"
-                )
-                subprocess.run(["wg", "setconf", interface, "/dev/stdin"], input=config, text=True, check=True)
-                namespace = link.names[side]
-                out("ip", "-n", namespace, "address", "add", f"192.168.241.{1 + side}/24", "dev", interface)
-                out("ip", "-n", namespace, "link", "set", interface, "mtu", str(mtu), "up")
-        except Exception:
-            self.close()
-            raise
-
-    def cpu(self):
-        return sum(cpu_seconds(daemon.pid) for daemon in self.daemons)
-
-    def peak_memory_mb(self):
-        return max(peak_memory_kb(daemon.pid) for daemon in self.daemons) / 1000
-
-    def close(self):
-        for daemon in self.daemons:
-            daemon.kill()
-            daemon.wait()
-        for interface in self.interfaces:
-            pathlib.Path(f"/var/run/wireguard/{interface}.sock").unlink(missing_ok=True)
-        self.log.close()
-
-
-class Bare:
-    """No tunnel: the link itself, as the bound of what there is to reach."""
-
-    def cpu(self):
-        return 0.0
-
-    def peak_memory_mb(self):
-        return 0.0
-
-    def close(self):
-        pass
-
-
-def cpu_seconds(pid):
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def peak_memory_kb(pid):
-    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1])
-    return 0
-
-
-def system_cpu_seconds():
-    user, nice, system, _idle, _wait, irq, softirq, *_ = pathlib.Path("/proc/stat").read_text().split()[1:11]
-    return sum(map(int, (user, nice, system, irq, softirq))) / TICKS
-
-
-def retransmits(link):
-    total = 0
-    for side in range(2):
-        lines = [line.split() for line in out(*link.inside(side, "cat", "/proc/net/snmp")).splitlines() if line.startswith("Tcp:")]
-        total += int(dict(zip(*lines))["RetransSegs"])
-    return total
-
-
-def wait(what, holds):
-    end = time.monotonic() + START_LIMIT
-    while not holds():
-        if time.monotonic() > end:
-            raise RuntimeError(f"not within {START_LIMIT} s: {what}")
-        time.sleep(0.02)
-
-
-def iperf(link, address, seconds, *words):
-    """Bytes received and Gbit/s."""
-    server = subprocess.Popen(
-        link.inside(1, "iperf3", "-s", "-1", "--forceflush", "-B", address), stdout=subprocess.PIPE, text=True
-    )
-    try:
-        while "listening" not in (line := server.stdout.readline()):
-            if not line:
-                raise RuntimeError("iperf3 does not listen")
-        client = out(*link.inside(0, "iperf3", "-J", "-c", address, "-t", str(seconds), *words))
-        received = json.loads(client)["end"]["sum_received"]
-        return received["bytes"], received["bits_per_second"] / 1e9
-    finally:
-        server.kill()
-        server.wait()
-        server.stdout.close()
-
-
-def measure(link, tunnel, address, args, pingpong):
-    wait("a ping passes", lambda: subprocess.run(
-        link.inside(0, "ping", "-n", "-c", "1", "-W", "1", address), capture_output=True).returncode == 0)
-    found = {}
-    cpu, system, resent = tunnel.cpu(), system_cpu_seconds(), retransmits(link)
-    received, found["tcp1"] = iperf(link, address, args.seconds)
-    gigabytes = received / 1e9
-    found["cpu_per_gb"] = (tunnel.cpu() - cpu) / gigabytes
-    found["system_per_gb"] = (system_cpu_seconds() - system) / gigabytes
-    found["retransmits"] = retransmits(link) - resent
-    _, found["tcp4"] = iperf(link, address, args.seconds, "-P", "4")
-    _, found["tcp1r"] = iperf(link, address, args.seconds, "-R")
-    server = subprocess.Popen(link.inside(1, pingpong, "server", f"{address}:5300"))
-    try:
-        time.sleep(0.1)
-        cpu = tunnel.cpu()
-        answer = json.loads(out(*link.inside(0, pingpong, "client", f"{address}:5300", str(args.seconds), "64")))
-        if answer["round_trips"] == 0:
-            raise RuntimeError("no round trip")
-        found["rtt_p50"], found["rtt_p99"] = answer["p50"], answer["p99"]
-        found["rtt_cpu_us"] = (tunnel.cpu() - cpu) * 1e6 / answer["round_trips"]
-    finally:
-        server.kill()
-        server.wait()
-    found["memory_mb"] = tunnel.peak_memory_mb()
-    return found
-
-
-def commands(args):
-    """The command of each implementation that is there; says which are not."""
-    known = {
-        "adit": ([args.adit, "-f"], args.adit),
-        "wireguard-go": ([args.wireguard_go or find("wireguard-go"), "-f"], args.wireguard_go or find("wireguard-go")),
-        "gotatun": ([find("gotatun"), "-f", "--disable-drop-privileges", "-v", "error"], find("gotatun")),
-        "boringtun": ([find("boringtun-cli"), "-f", "--disable-drop-privileges", "-v", "error"], find("boringtun-cli")),
-        "veth": ([], "ip"),
-    }
-    chosen = {}
-    for name in args.implementations.split(","):
-        command, program = known[name]
-        if program and (name == "veth" or os.access(program, os.X_OK)):
-            chosen[name] = command
+def implementations(args):
+    """Those asked for that are here; says which are not."""
+    builds = dict((given.rpartition("=")[0] or (f"adit-{n}" if n > 1 else ADIT), given.rpartition("=")[2])
+                  for n, given in enumerate(args.adit or [str(ROOT / "target/release/adit")], 1))
+    first, path = next(iter(builds.items()))
+    known = [tunnel.Implementation(first, (path, "-f"))]
+    known.append(tunnel.Implementation(f"{first}-nospin", (path, "-f"), {"ADIT_SPIN_US": "0"}))
+    known += [tunnel.Implementation(name, (path, "-f")) for name, path in list(builds.items())[1:]]
+    rust_words = ("-f", "--disable-drop-privileges", "-v", "error")
+    for name, program, words in (
+        ("wireguard-go", args.wireguard_go or shutil.which("wireguard-go"), ("-f",)),
+        ("gotatun", shutil.which("gotatun"), rust_words),
+        ("boringtun", shutil.which("boringtun-cli"), rust_words),
+    ):
+        known.append(tunnel.Implementation(name, (program or "", *words)))
+    known.append(tunnel.Implementation("kernel"))
+    known.append(tunnel.Implementation("veth", is_tunnel=False))
+    asked = args.only.split(",") if args.only else [implementation.name for implementation in known]
+    strange = set(asked) - {implementation.name for implementation in known}
+    if strange:
+        give_up(f"unknown: {', '.join(sorted(strange))} (of {', '.join(i.name for i in known)})")
+    chosen = []
+    for implementation in known:
+        if implementation.name not in asked:
+            continue
+        if implementation.is_process:
+            here = shutil.which(implementation.command[0]) if implementation.command[0] else None
         else:
-            print(f"bench: skipped: {name} is not installed", file=sys.stderr)
+            here = not implementation.is_tunnel or tunnel.has_kernel_module()
+        if here:
+            chosen.append(implementation)
+        else:
+            say(f"not measured, because it is not installed: {implementation.name}")
     return chosen
 
 
-def describe(args):
-    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+def describe(args, chosen):
+    processor = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+                     platform.machine())
     memory = int(open("/proc/meminfo").readline().split()[1]) / 1e6
-    commit = out("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", check=False).strip() or "unknown"
+    try:
+        commit = run("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12").strip()
+    except Failure:
+        commit = "unknown"
+    segmentation = ", no UDP segmentation on the veth" if args.no_udp_segmentation else ""
     return [
-        ("machine", f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GB"),
+        ("machine", f"{processor}, {os.cpu_count()} cores, {memory:.0f} GB"),
         ("kernel", f"{platform.system()} {platform.release()} {platform.machine()}"),
         ("date", datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
         ("commit", commit),
         ("command", " ".join(sys.argv)),
-        ("method", f"{args.rounds} interleaved rounds of {args.seconds} s a test, inner MTU {args.mtu}, "
-                   f"outer 1500{', no UDP segmentation on the veth' if args.no_udp_segmentation else ''}"),
+        ("method", f"{args.rounds} interleaved rounds, {args.seconds:g} s a test, inner MTU {args.mtu}, "
+                   f"outer {OUTER_MTU}{segmentation}"),
+        ("measured", "; ".join(f"{i.name}: {version(i)} ({i.command[0]})" for i in chosen if i.is_process)),
         ("load", f"{os.getloadavg()[0]:.2f} before the run"),
     ]
 
 
-def number(value):
-    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+def version(implementation):
+    try:
+        said = run(implementation.command[0], "--version", limit=5)
+    except Failure:
+        return "unknown version"
+    # Of "boringtun 0.7.1", "wireguard-go v0.0.20220316" and the like, the second word.
+    return (said.split() + ["unknown", "version"])[1]
 
 
-def table(results, names):
-    rows = [["", *names]]
-    for metric, title in METRICS.items():
-        row = [title]
-        for name in names:
-            values = [found[metric] for found in results[name]]
-            if not values or (name == "veth" and metric in ("cpu_per_gb", "rtt_cpu_us", "memory_mb")):
-                row.append("-")
-            else:
-                row.append(f"{number(statistics.median(values))} ({number(min(values))}-{number(max(values))})")
-        rows.append(row)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+def plan(args, chosen):
+    """Steps of a round: group and implementation. Neighbours in time are those that are compared."""
+    steps = []
+    for name in args.metrics:
+        group = GROUPS[name]
+        for implementation in chosen:
+            wanted = group.bare or implementation.is_tunnel
+            # Nothing is left out that was asked for by name.
+            if implementation.environment and not args.explicit:
+                wanted = wanted and name in NO_SPIN_GROUPS
+            if name == "idle" and not implementation.is_process:
+                wanted = False
+            if wanted:
+                steps.append((group, implementation))
+    return steps
 
 
-def goals(results):
-    """Prints adit's goals, and gives whether all that could be looked at are met."""
-    met = True
-    for metric, other, factor, more in GOALS:
-        if not results.get("adit") or not results.get(other):
-            continue
-        ours, theirs = (statistics.median(found[metric] for found in results[name]) for name in ("adit", other))
-        ratio = ours / theirs
-        good = ratio >= factor if more else ratio <= factor
-        met &= good
-        word = "at least" if more else "at most"
-        print(f"{METRICS[metric]}: adit is {ratio:.2f} x {other} (goal: {word} {factor}): {'met' if good else 'NOT met'}")
-    return met
+def rotated(steps, number):
+    """The same groups in the same order; within each, the implementations begin with another one each round."""
+    made = []
+    for name in dict.fromkeys(group.name for group, _ in steps):
+        of_group = [step for step in steps if step[0].name == name]
+        start = number % len(of_group)
+        made += of_group[start:] + of_group[:start]
+    return made
+
+
+def measure(settings, results, number_of_round, group, implementation, partner):
+    """Does a step and gives a word on it. Whatever goes wrong is a result as well."""
+    headline = ""
+    bench = None
+    try:
+        bench = Bench(settings, group, implementation, partner)
+        for found in group.measure(bench):
+            results.add(number_of_round, implementation.name, group.name, found)
+            first = next(iter(found))
+            headline = headline or f"{METRICS[first].title}: {number(found[first])} {METRICS[first].unit}"
+        results.add(number_of_round, implementation.name, group.name, {MEMORY: bench.tunnel.peak_memory_mb(implementation)})
+    except Exception as error:
+        reason = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+        results.fail(Failed(implementation.name, group.name, number_of_round, " ".join(reason.split())))
+        headline = f"failed: {reason}"
+    finally:
+        if bench:
+            bench.close()
+    return headline
+
+
+def interrupted(*_):
+    # Once: what follows is the clean-up.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def rounds(args, settings, steps, results, partner):
+    costs = [group.cost(args.seconds, args.quick) for group, _ in steps]
+    total = sum(costs) * args.rounds
+    say(f"{len(steps)} steps, {args.rounds} rounds: about {minutes(total)}")
+    begun, done = time.monotonic(), 0.0
+    for number_of_round in range(1, args.rounds + 1):
+        for group, implementation in rotated(steps, number_of_round - 1):
+            headline = measure(settings, results, number_of_round, group, implementation, partner)
+            done += group.cost(args.seconds, args.quick)
+            left = (total - done) * (time.monotonic() - begun) / done
+            say(f"{100 * done / total:3.0f} %, {minutes(left)} left: round {number_of_round}, {group.name}, "
+                f"{implementation.name}: {headline}")
+
+
+def minutes(seconds):
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(seconds, 0):.0f} s"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one short round: does it work, roughly")
-    parser.add_argument("--rounds", type=int, default=None, help="3 by default, 1 with --quick")
-    parser.add_argument("--seconds", type=float, default=None, help="of each test: 5 by default, 1 with --quick")
-    parser.add_argument("--mtu", type=int, default=1420, help="of the tunnel (1420)")
-    parser.add_argument("--implementations", default=",".join(NAMES), help=f"of {','.join(NAMES)}, in this order")
-    parser.add_argument("--adit", default=str(ROOT / "target/release/adit"), help="the program (target/release/adit)")
-    parser.add_argument("--wireguard-go", default=None, help="another wireguard-go than the one in PATH")
-    parser.add_argument("--no-udp-segmentation", action="store_true", help="as on a network card without it")
-    parser.add_argument("--csv", default=str(ROOT / "target/bench-e2e.csv"), help="where single figures go")
-    parser.add_argument("--check", action="store_true", help="fail if a goal of adit's is not met")
-    args = parser.parse_args()
-    args.rounds = args.rounds or (1 if args.quick else 3)
-    args.seconds = args.seconds or (1 if args.quick else 5)
+    args = arguments()
     if os.geteuid() != 0:
-        sys.exit("bench: skipped: needs root for network namespaces and TUN devices")
-    missing = [tool for tool in ("ip", "wg", "ping", "iperf3", "rustc") if not find(tool)]
+        give_up("needs root, for network namespaces and TUN devices; it touches nothing but its own namespaces")
+    # Where administrators' tools and cargo's programs lie, also for root by way of sudo.
+    os.environ["PATH"] += f":/usr/sbin:/sbin:{pathlib.Path.home() / '.cargo/bin'}"
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
-        sys.exit(f"bench: skipped: not installed: {', '.join(missing)} (scripts/install-tools.sh)")
+        give_up(f"not installed: {', '.join(missing)}; scripts/install-tools.sh installs what it needs")
+    chosen = implementations(args)
+    if not chosen:
+        give_up("no implementation was found: `make bench` builds adit, scripts/install-tools.sh installs the others")
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGTERM, interrupted)
+    sweep()
 
-    (ROOT / "target").mkdir(exist_ok=True)
-    pingpong = str(ROOT / "target" / "pingpong")
-    out("rustc", "--edition", "2024", "-O", "-o", pingpong, str(ROOT / "benches/e2e/pingpong.rs"))
-    chosen = commands(args)
-    facts = describe(args)
-    results = {name: [] for name in chosen}
-    failures = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with open(args.csv, "w", newline="") as file:
-        for key, value in facts:
-            file.write(f"# {key}: {value}\n")
-        writer = csv.writer(file)
-        writer.writerow(["round", "implementation", *METRICS])
-        for round_number in range(1, args.rounds + 1):
-            for name, command in chosen.items():
-                print(f"round {round_number}/{args.rounds}: {name}", file=sys.stderr)
-                link = Link(args)
-                atexit.register(link.close)
-                tunnel = None
-                try:
-                    tunnel = Tunnel(link, name, command, args.mtu) if name != "veth" else Bare()
-                    found = measure(link, tunnel, "192.168.241.2" if name != "veth" else "10.0.0.2", args, pingpong)
-                    results[name].append(found)
-                    writer.writerow([round_number, name, *(round(found[metric], 4) for metric in METRICS)])
-                    file.flush()
-                except RuntimeError as error:
-                    failures.append(f"{name}, round {round_number}: {error}")
-                    print(f"bench: {failures[-1]}", file=sys.stderr)
-                finally:
-                    if tunnel:
-                        tunnel.close()
-                    link.close()
-                    atexit.unregister(link.close)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for log in args.out.glob("*.log"):
+        log.unlink()
+    initiations = None
+    if "handshakes" in args.metrics:
+        if HANDSHAKE_LOAD.exists():
+            initiations = load.Initiations(str(HANDSHAKE_LOAD), args.out)
+        else:
+            say("no handshakes: `cargo build --release --example handshake_load` builds what they need; `make bench` does")
+            args.metrics.remove("handshakes")
+    settings = Settings(args.seconds, args.quick, args.mtu, args.peers, not args.no_udp_segmentation,
+                        load.Traffic(args.out), initiations, args.out)
+    partner = next((i for i in chosen if i.command and i.name.startswith(ADIT)), None)
+    if "mixed" in args.metrics and not partner:
+        give_up("mixed pairs need adit among the measured")
 
-    print()
-    for key, value in facts:
-        print(f"{key:8} {value}")
-    print("\nmedian (min-max)\n")
-    print(table(results, [name for name in chosen if results[name]]))
-    print()
-    met = goals(results)
-    print(f"single figures: {args.csv}")
-    for failure in failures:
-        print(f"failed: {failure}")
-    if failures or (args.check and not met):
+    facts = describe(args, chosen)
+    steps = plan(args, chosen)
+    stopped = False
+    with open(args.out / "figures.csv", "w", newline="") as file:
+        results = Results(file, facts)
+        results.names = [i.name for i in chosen if any(i is implementation for _, implementation in steps)]
+        results.groups = list(dict.fromkeys(group.name for group, _ in steps))
+        try:
+            rounds(args, settings, steps, results, partner)
+        except KeyboardInterrupt:
+            stopped = True
+            say("stopped; what was measured so far:")
+
+    (args.out / "report.html").write_text(page(results, facts))
+    print(text(results, facts))
+    print(f"\nevery figure: {args.out / 'figures.csv'}\nreport: {args.out / 'report.html'}")
+    if stopped:
+        sys.exit(INTERRUPTED)
+    if args.check and (results.failures or any(verdict.met_floor is False for verdict in verdicts(results))):
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Failure as failure:
+        give_up(failure)

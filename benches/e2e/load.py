@@ -1,0 +1,131 @@
+"""The load: iperf3, the generators of `traffic.rs`, and the example `handshake_load`."""
+
+import contextlib
+import json
+import math
+import pathlib
+import subprocess
+from dataclasses import dataclass
+
+from link import Failure, run
+from tunnel import LEFT, RIGHT
+
+# What a generator may need beyond the seconds it was given.
+GRACE = 20.0
+# Seconds even on a slow machine; on one that is busy with other things, some more.
+BUILD_LIMIT = 300.0
+
+
+def parse(text, what):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise Failure(f"{what} printed no JSON: {text.strip()[:200]!r}") from error
+
+
+@contextlib.contextmanager
+def server(link, side, *words, ready=None):
+    """A process that ends with the block; if `ready` is given, once it has printed that."""
+    process = subprocess.Popen(link.inside(side, *words), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, text=True)
+    try:
+        while ready and ready not in (line := process.stdout.readline()):
+            if not line:
+                raise Failure(f"{words[0]} does not start")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+@dataclass
+class Transfer:
+    """What iperf3 says of a transfer, as the receivers counted."""
+
+    gigabytes: float
+    gbits: float
+
+
+def iperf_client(link, address, seconds, words):
+    # It takes whole seconds, and none of them for ever.
+    words = ("iperf3", "-J", "-c", address, "-t", str(math.ceil(seconds)), *words)
+    return subprocess.Popen(link.inside(LEFT, *words),
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def iperf_answer(client, seconds):
+    try:
+        output, _ = client.communicate(timeout=seconds + GRACE)
+    except subprocess.TimeoutExpired as late:
+        raise Failure(f"iperf3 did not end within {seconds + GRACE:.0f} s") from late
+    answer = parse(output, "iperf3")
+    if "error" in answer:
+        raise Failure(f"iperf3: {answer['error']}")
+    sums = [answer["end"][name] for name in ("sum_received", "sum_received_bidir_reverse") if name in answer["end"]]
+    return Transfer(sum(s["bytes"] for s in sums) / 1e9, sum(s["bits_per_second"] for s in sums) / 1e9)
+
+
+@contextlib.contextmanager
+def iperf_clients(link, addresses, seconds, *words):
+    """One client to each address, on their way; they are killed if the block fails."""
+    clients = []
+    with contextlib.ExitStack() as stack:
+        for address in addresses:
+            stack.enter_context(server(link, RIGHT, "iperf3", "-s", "-1", "--forceflush", "-B", address,
+                                       ready="listening"))
+        try:
+            clients += [iperf_client(link, address, seconds, words) for address in addresses]
+            yield clients
+        finally:
+            for client in clients:
+                client.kill()
+                client.wait()
+                client.stdout.close()
+
+
+def iperf(link, address, seconds, *words):
+    with iperf_clients(link, [address], seconds, *words) as (client,):
+        return iperf_answer(client, seconds)
+
+
+class Traffic:
+    """`traffic.rs`, compiled."""
+
+    def __init__(self, folder):
+        self.program = str(folder / "traffic")
+        sources = pathlib.Path(__file__).parent
+        run("rustc", "--edition", "2024", "-O", "-o", self.program, str(sources / "traffic.rs"), limit=BUILD_LIMIT)
+
+    def run(self, link, seconds, verb, address, *words):
+        """What a generator on the left says after so many seconds."""
+        words = (self.program, verb, address, f"{seconds:g}", *map(str, words))
+        return parse(run(*link.inside(LEFT, *words), limit=seconds + GRACE), verb)
+
+    def server(self, link, verb, address):
+        return server(link, RIGHT, self.program, verb, address)
+
+    @staticmethod
+    def report(process, verb):
+        """What a counting server says when it is told that all has arrived."""
+        try:
+            output, _ = process.communicate(timeout=GRACE)
+        except subprocess.TimeoutExpired as late:
+            raise Failure(f"{verb} does not report") from late
+        return parse(output, verb)
+
+
+class Initiations:
+    """Genuine initiations to one responder, made once for all runs."""
+
+    INITIATORS, EACH = 512, 32
+
+    def __init__(self, program, folder):
+        self.program, self.file = program, folder / "initiations"
+        lines = run(program, "create", str(self.file), str(self.INITIATORS), str(self.EACH), limit=BUILD_LIMIT).split()
+        self.responder_key, self.initiators = lines[0], lines[1:]
+
+    def send(self, link, address, seconds, window):
+        words = (self.program, "send", str(self.file), str(self.INITIATORS), address, f"{seconds:g}", str(window))
+        return parse(run(*link.inside(RIGHT, *words), limit=seconds + GRACE), "handshake_load")

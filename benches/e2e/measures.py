@@ -1,0 +1,458 @@
+"""What is measured: groups of tests, each on a fresh tunnel, and the metrics that they give."""
+
+import math
+import pathlib
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Callable
+
+import load
+import tunnel as tunnels
+from link import Failure, Link, undisturbed
+from tunnel import LEFT, PORT, RIGHT
+
+TICKS = tunnels.TICKS
+# The port of the generators, apart from iperf3's and the tunnels'.
+TRAFFIC_PORT = 5300
+# A server that was started is bound by then; so is a second one beside it.
+SERVER_START = 0.15
+# A queue that is not refilled is empty by then.
+DRAIN = 0.2
+PARALLEL = (1, 4, 16)
+DIRECTIONS = {"": ((), ""), "r": (("-R",), ", reverse"), "b": (("--bidir",), ", both ways at once")}
+TCP = {f"tcp{n}{d}": (("-P", str(n), *words), f"TCP {n} stream{'s' * (n > 1)}{title}")
+       for n in PARALLEL for d, (words, title) in DIRECTIONS.items()}
+SAVED_WITHOUT_SEGMENTATION = ("tcp1", "tcp4", "tcp1r")
+FLOODS = (64, 512, 1372)
+PAYLOADS = (64, 1024, 4096, 16384)
+PACES_MS = (1, 10)
+# A ping every so often, against the load: often enough for a p99, seldom enough to be no load.
+LOADED_EVERY_US = 2000
+LOADED_STREAMS = 4
+LOADED_FLOOD = 1372
+DNS_ASKERS = 16
+VOIP_STREAMS = 100
+HANDSHAKES_WINDOW = 4
+# After this the traffic's last timers are those that fire at ten seconds.
+IDLE_SETTLE = 1.5
+IDLE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`more` is whether more is better, or None where it is no matter of better. `shown` is in the table as well."""
+
+    name: str
+    title: str
+    unit: str
+    more: bool | None = False
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class Group:
+    """`measure(bench)` yields figures by the names of metrics as they come, NaN where there is none;
+    `cost(seconds, quick)` is about what it takes, in seconds."""
+
+    name: str
+    title: str
+    metrics: tuple
+    measure: Callable
+    cost: Callable
+    topology: str = "pair"
+    bare: bool = True
+
+
+@dataclass
+class Settings:
+    """What holds for the whole run."""
+
+    seconds: float
+    quick: bool
+    mtu: int
+    peers: int
+    udp_segmentation: bool
+    traffic: load.Traffic
+    initiations: load.Initiations | None
+    logs: pathlib.Path
+
+
+class Bench:
+    """One implementation's tunnel over a link of its own, for one group."""
+
+    def __init__(self, settings, group, implementation, partner):
+        self.settings, self.seconds, self.traffic = settings, settings.seconds, settings.traffic
+        self.implementation = implementation
+        self.log = open(settings.logs / f"{implementation.name}.log", "a")
+        self.link = self.tunnel = None
+        try:
+            self.link = Link(settings.udp_segmentation and group.topology != "unsegmented")
+            words = (self.link, self.log)
+            if group.topology == "star":
+                self.tunnel = tunnels.star(*words, implementation, settings.peers, settings.mtu)
+            elif group.topology == "responder":
+                made = settings.initiations
+                self.tunnel = tunnels.responder(
+                    *words, implementation, made.responder_key, made.initiators, settings.mtu)
+            else:
+                left = partner if group.topology == "mixed" else implementation
+                self.tunnel = tunnels.pair(*words, left, implementation, settings.mtu)
+            self.tunnel.connect()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def address(self):
+        return self.tunnel.addresses[0]
+
+    @property
+    def endpoint(self):
+        return f"{self.address}:{TRAFFIC_PORT}"
+
+    def tcp(self, *words):
+        return load.iperf(self.link, self.address, self.seconds, *words)
+
+    def close(self):
+        with undisturbed():
+            try:
+                if self.tunnel:
+                    self.tunnel.close()
+            finally:
+                if self.link:
+                    self.link.close()
+                self.log.close()
+
+
+def system_cpu():
+    """Processor seconds of the whole machine that were not idle."""
+    user, nice, system, _idle, _wait, irq, softirq, *_ = pathlib.Path("/proc/stat").read_text().split()[1:11]
+    return sum(map(int, (user, nice, system, irq, softirq))) / TICKS
+
+
+def per(amount, whole, what):
+    if not whole:
+        raise Failure(f"{what}: nothing arrived")
+    return amount / whole
+
+
+# --- TCP ---
+
+def transfers(bench, names, prefix=""):
+    """Goodput, processor time and what went wrong on the way, for each test and over all of them."""
+    total, sums = 0.0, dict.fromkeys(("retransmits", "out_of_order", "reordered"), 0)
+    for name in names:
+        before, cpu, system = bench.link.counters(), bench.tunnel.cpu(), system_cpu()
+        moved = bench.tcp(*TCP[name][0])
+        cpu, system, after = bench.tunnel.cpu() - cpu, system_cpu() - system, bench.link.counters()
+        counted = {key: after.get(key, 0) - before.get(key, 0) for key in after}
+        troubles = {
+            "retransmits": counted["TcpRetransSegs"],
+            "out_of_order": counted["TcpExtTCPOFOQueue"],
+            "reordered": sum(counted[f"TcpExtTCP{kind}Reorder"] for kind in ("SACK", "TS", "Reno")),
+        }
+        yield {
+            prefix + name: moved.gbits,
+            f"{prefix}{name}_cpu_per_gb": per(cpu, moved.gigabytes, name),
+            f"{prefix}{name}_system_per_gb": system / moved.gigabytes,
+            **{f"{prefix}{name}_{key}": value for key, value in troubles.items()},
+        }
+        sums = {key: sums[key] + value for key, value in troubles.items()}
+        total += moved.gigabytes
+    yield {f"{prefix}tcp_{key}_per_gb": value / total for key, value in sums.items()}
+
+
+def transfer_metrics(names, prefix="", suffix=""):
+    metrics = [Metric(prefix + name, TCP[name][1] + suffix, "Gbit/s", True) for name in names]
+    for name in names:
+        shown = name in SAVED_WITHOUT_SEGMENTATION
+        title = TCP[name][1] + suffix
+        metrics += [
+            Metric(f"{prefix}{name}_cpu_per_gb", f"{title}: daemon CPU", "s/GB", shown=shown),
+            Metric(f"{prefix}{name}_system_per_gb", f"{title}: system CPU", "s/GB", shown=shown),
+            Metric(f"{prefix}{name}_retransmits", f"{title}: retransmits", "segments", shown=False),
+            Metric(f"{prefix}{name}_out_of_order", f"{title}: out of order", "segments", shown=False),
+            Metric(f"{prefix}{name}_reordered", f"{title}: reordered", "events", shown=False),
+        ]
+    return (
+        *metrics,
+        Metric(f"{prefix}tcp_retransmits_per_gb", f"all TCP{suffix}: retransmits", "per GB"),
+        Metric(f"{prefix}tcp_out_of_order_per_gb", f"all TCP{suffix}: received out of order, lost or not", "per GB"),
+        Metric(f"{prefix}tcp_reordered_per_gb", f"all TCP{suffix}: reordering seen", "per GB"),
+    )
+
+
+def tcp(bench):
+    return transfers(bench, [name for name in TCP if not bench.settings.quick or "16" not in name])
+
+
+def unsegmented(bench):
+    return transfers(bench, SAVED_WITHOUT_SEGMENTATION, "unsegmented_")
+
+
+def peers(bench):
+    """A stream to each of many peers at once."""
+    hub = bench.tunnel.interfaces[0] if bench.tunnel.interfaces else None
+    cpu, system = hub.cpu() if hub else math.nan, system_cpu()
+    with load.iperf_clients(bench.link, bench.tunnel.addresses, bench.seconds) as clients:
+        moved = [load.iperf_answer(client, bench.seconds) for client in clients]
+    gigabytes = sum(transfer.gigabytes for transfer in moved)
+    streams = [transfer.gbits for transfer in moved]
+    yield {
+        "peers": sum(streams),
+        "peers_smallest": per(min(streams), max(streams), "peers"),
+        "peers_hub_cpu_per_gb": per((hub.cpu() if hub else math.nan) - cpu, gigabytes, "peers"),
+        "peers_system_per_gb": (system_cpu() - system) / gigabytes,
+    }
+
+
+# --- UDP ---
+
+def flood(bench, size):
+    with bench.traffic.server(bench.link, "flood-count", bench.endpoint) as counter:
+        time.sleep(SERVER_START)
+        cpu = bench.tunnel.cpu()
+        sent = bench.traffic.run(bench.link, bench.seconds, "flood-send", bench.endpoint, size)
+        time.sleep(DRAIN)
+        cpu = bench.tunnel.cpu() - cpu
+        drops = socket_drops(bench.link, TRAFFIC_PORT)
+        arrived = bench.traffic.report(counter, "flood-count")
+    return {
+        f"udp{size}_kpps": per(arrived["received"], arrived["seconds"], f"UDP {size} B") / 1000,
+        f"udp{size}_offered_kpps": sent["sent"] / sent["seconds"] / 1000,
+        f"udp{size}_loss": 100 * (1 - arrived["received"] / sent["sent"]),
+        f"udp{size}_socket_loss": 100 * drops / (drops + arrived["received"]),
+        f"udp{size}_cpu_us": cpu * 1e6 / arrived["received"],
+    }
+
+
+def socket_drops(link, port):
+    """What reached the receiver's socket on the right and found its buffer full."""
+    rows = [row.split() for row in link.read(RIGHT, "/proc/net/udp").splitlines()[1:]]
+    return sum(int(row[-1]) for row in rows if int(row[1].split(":")[1], 16) == port)
+
+
+def floods(bench):
+    for size in FLOODS:
+        yield flood(bench, size)
+
+
+def flood_metrics(size):
+    title = f"UDP {size} B flood"
+    return (
+        Metric(f"udp{size}_kpps", f"{title}, delivered", "kpps", True),
+        Metric(f"udp{size}_cpu_us", f"{title}: daemon CPU per delivered packet", "us"),
+        Metric(f"udp{size}_loss", f"{title}: loss", "%"),
+        Metric(f"udp{size}_socket_loss", f"{title}: of what came through, lost at the receiver's full socket", "%"),
+        Metric(f"udp{size}_offered_kpps", f"{title}, offered", "kpps", None, shown=False),
+    )
+
+
+def mixes(bench):
+    with bench.traffic.server(bench.link, "dns-serve", bench.endpoint):
+        time.sleep(SERVER_START)
+        cpu = bench.tunnel.cpu()
+        answer = bench.traffic.run(bench.link, bench.seconds, "dns-ask", bench.endpoint, DNS_ASKERS)
+        cpu = bench.tunnel.cpu() - cpu
+    yield {
+        "dns_kqps": answer["count"] / bench.seconds / 1000, "dns_p50": answer["p50"], "dns_p99": answer["p99"],
+        "dns_lost": answer["lost"], "dns_cpu_us": per(cpu * 1e6, answer["count"], "DNS"),
+    }
+    with bench.traffic.server(bench.link, "voip-listen", bench.endpoint) as listener:
+        time.sleep(SERVER_START)
+        cpu = bench.tunnel.cpu()
+        sent = bench.traffic.run(bench.link, bench.seconds, "voip-talk", bench.endpoint, VOIP_STREAMS)
+        time.sleep(DRAIN)
+        cpu = bench.tunnel.cpu() - cpu
+        heard = bench.traffic.report(listener, "voip-listen")
+    yield {
+        "voip_p50": heard["p50"], "voip_p99": heard["p99"], "voip_jitter": heard["jitter"],
+        "voip_loss": 100 * (1 - heard["count"] / sent["sent"]), "voip_cpu_us": per(cpu * 1e6, heard["count"], "VoIP"),
+    }
+
+
+# --- Latency ---
+
+def pingpong(bench):
+    with bench.traffic.server(bench.link, "echo-serve", bench.endpoint):
+        time.sleep(SERVER_START)
+        for size in PAYLOADS:
+            cpu = bench.tunnel.cpu()
+            answer = bench.traffic.run(bench.link, bench.seconds, "echo-pingpong", bench.endpoint, size)
+            cpu = bench.tunnel.cpu() - cpu
+            yield {f"rtt{size}_{name}": answer[name] for name in ("p50", "p99", "p999", "lost")} | {
+                f"rtt{size}_cpu_us": per(cpu * 1e6, answer["count"], f"ping-pong {size} B")}
+
+
+def pingpong_metrics(size):
+    title = f"ping-pong {size} B"
+    return (
+        Metric(f"rtt{size}_p50", f"{title}, p50", "us"),
+        Metric(f"rtt{size}_p99", f"{title}, p99", "us"),
+        Metric(f"rtt{size}_p999", f"{title}, p99.9", "us", shown=size == PAYLOADS[0]),
+        Metric(f"rtt{size}_cpu_us", f"{title}: daemon CPU per round trip", "us"),
+        Metric(f"rtt{size}_lost", f"{title}: lost", "datagrams", shown=False),
+    )
+
+
+def paced(bench):
+    with bench.traffic.server(bench.link, "echo-serve", bench.endpoint):
+        time.sleep(SERVER_START)
+        for pace in PACES_MS:
+            # Seldom pings, but enough of them.
+            seconds = bench.seconds * (1 if pace == min(PACES_MS) else 2)
+            cpu = bench.tunnel.cpu()
+            answer = bench.traffic.run(bench.link, seconds, "echo-paced", bench.endpoint, 64, pace * 1000)
+            # The generator listens for a while after its last ping; the daemons are idle then.
+            cpu = bench.tunnel.cpu() - cpu
+            per(1, answer["count"], f"a ping every {pace} ms")
+            yield {f"paced{pace}_{name}": answer[name] for name in ("p50", "p99", "lost")} | {
+                f"paced{pace}_cpu": 100 * cpu / seconds}
+
+
+def paced_metrics(pace):
+    title = f"a ping every {pace} ms"
+    return (
+        Metric(f"paced{pace}_p50", f"{title}, p50", "us"),
+        Metric(f"paced{pace}_p99", f"{title}, p99", "us"),
+        Metric(f"paced{pace}_cpu", f"{title}: CPU of both daemons, of one core", "%"),
+        Metric(f"paced{pace}_lost", f"{title}: lost", "datagrams", shown=False),
+    )
+
+
+def loaded(bench):
+    """Pings while the tunnel is full: what the bulk's queues add."""
+    # The load begins before the pings and ends after them.
+    lead, tail = 0.5, 1.0
+    lasting = lead + bench.seconds + tail
+    with bench.traffic.server(bench.link, "echo-serve", bench.endpoint):
+        with load.iperf_clients(bench.link, [bench.address], lasting, "-P", str(LOADED_STREAMS)) as (client,):
+            time.sleep(lead)
+            yield pings(bench, "loaded_tcp")
+            yield {"loaded_tcp_gbits": load.iperf_answer(client, lasting).gbits}
+        flooded = f"{bench.address}:{TRAFFIC_PORT + 1}"
+        with bench.traffic.server(bench.link, "flood-count", flooded) as counter:
+            time.sleep(SERVER_START)
+            words = (bench.traffic.program, "flood-send", flooded, f"{lasting:g}", str(LOADED_FLOOD))
+            flooding = subprocess.Popen(bench.link.inside(LEFT, *words), stdout=subprocess.DEVNULL)
+            try:
+                time.sleep(lead)
+                yield pings(bench, "loaded_udp")
+            finally:
+                flooding.kill()
+                flooding.wait()
+            arrived = bench.traffic.report(counter, "flood-count")
+            yield {"loaded_udp_kpps": per(arrived["received"], arrived["seconds"], "UDP flood") / 1000}
+
+
+def pings(bench, name):
+    answer = bench.traffic.run(bench.link, bench.seconds, "echo-paced", bench.endpoint, 64, LOADED_EVERY_US)
+    sent = answer["count"] + answer["lost"]
+    per(1, answer["count"], "pings under load")
+    return {f"{name}_p50": answer["p50"], f"{name}_p99": answer["p99"], f"{name}_loss": 100 * answer["lost"] / sent}
+
+
+def loaded_metrics(name, title):
+    return (
+        Metric(f"{name}_p50", f"ping under {title}, p50", "us"),
+        Metric(f"{name}_p99", f"ping under {title}, p99", "us"),
+        Metric(f"{name}_loss", f"ping under {title}: lost", "%"),
+    )
+
+
+# --- Rest and handshakes ---
+
+def idle(bench):
+    """A tunnel that was used and is no more: before the ten seconds at which the protocol's timers fire."""
+    time.sleep(IDLE_SETTLE)
+    interfaces = [interface for interface in bench.tunnel.interfaces if interface.daemon]
+    if not interfaces:
+        return
+    before, begun = [interface.threads() for interface in interfaces], time.monotonic()
+    time.sleep(IDLE_SECONDS)
+    after, elapsed = [interface.threads() for interface in interfaces], time.monotonic() - begun
+    seconds, switches = (sum(a[n] - b[n] for a, b in zip(after, before)) for n in range(2))
+    yield {"idle_cpu": 100 * seconds / elapsed, "idle_wakeups": switches / elapsed}
+
+
+def handshakes(bench):
+    cpu = bench.tunnel.cpu()
+    seen = bench.settings.initiations.send(
+        bench.link, f"{bench.link.outer(LEFT)}:{PORT}", bench.seconds, HANDSHAKES_WINDOW)
+    cpu = bench.tunnel.cpu() - cpu
+    yield {
+        "handshakes": per(seen["answered"], seen["seconds"], "handshakes"),
+        "handshakes_cookies": 100 * seen["cookies"] / seen["answered"],
+        "handshakes_lost": seen["lost"],
+        "handshakes_cpu_us": cpu * 1e6 / seen["answered"],
+    }
+
+
+def mixed(bench):
+    yield {"mixed_tcp1": bench.tcp().gbits}
+    yield {"mixed_tcp1r": bench.tcp("-R").gbits}
+    with bench.traffic.server(bench.link, "echo-serve", bench.endpoint):
+        time.sleep(SERVER_START)
+        answer = bench.traffic.run(bench.link, bench.seconds, "echo-pingpong", bench.endpoint, 64)
+    yield {"mixed_rtt_p50": answer["p50"], "mixed_rtt_p99": answer["p99"]}
+
+
+MEMORY = "memory_mb"
+# The seconds that starting iperf3 or a generator takes beside its own.
+START = 0.4
+# Two namespaces, two daemons, a handshake; and their end.
+SET_UP = 0.8
+
+GROUPS = {group.name: group for group in (
+    Group("tcp", "TCP", transfer_metrics(TCP), tcp, lambda s, quick: SET_UP + (6 if quick else 9) * (s + START)),
+    Group("udp", "UDP floods", tuple(m for size in FLOODS for m in flood_metrics(size)), floods,
+          lambda s, _: SET_UP + len(FLOODS) * (s + START)),
+    Group("mixes", "DNS-like and VoIP-like", (
+        Metric("dns_kqps", f"DNS-like, {DNS_ASKERS} askers, answered", "k/s", True),
+        Metric("dns_p50", "DNS-like, p50", "us"),
+        Metric("dns_p99", "DNS-like, p99", "us"),
+        Metric("dns_cpu_us", "DNS-like: daemon CPU per answer", "us"),
+        Metric("dns_lost", "DNS-like: lost", "questions", shown=False),
+        Metric("voip_p50", f"VoIP-like, {VOIP_STREAMS} calls, one-way delay p50", "us"),
+        Metric("voip_p99", "VoIP-like, one-way delay p99", "us"),
+        Metric("voip_jitter", "VoIP-like, jitter", "us"),
+        Metric("voip_loss", "VoIP-like: loss", "%"),
+        Metric("voip_cpu_us", "VoIP-like: daemon CPU per packet", "us"),
+    ), mixes, lambda s, _: SET_UP + 2 * (s + START)),
+    Group("pingpong", "Ping-pong, nothing else under way", tuple(m for s in PAYLOADS for m in pingpong_metrics(s)),
+          pingpong, lambda s, _: SET_UP + len(PAYLOADS) * (s + 0.2)),
+    Group("paced", "Paced pings", tuple(m for pace in PACES_MS for m in paced_metrics(pace)), paced,
+          lambda s, _: SET_UP + 3 * s + len(PACES_MS) * START),
+    Group("loaded", "Latency under load", (
+        *loaded_metrics("loaded_tcp", f"TCP, {LOADED_STREAMS} streams"),
+        Metric("loaded_tcp_gbits", "the TCP meanwhile", "Gbit/s", True),
+        *loaded_metrics("loaded_udp", f"a UDP {LOADED_FLOOD} B flood"),
+        Metric("loaded_udp_kpps", "the flood meanwhile, delivered", "kpps", True),
+    ), loaded, lambda s, _: SET_UP + 2 * (s + 1.5)),
+    Group("unsegmented", "TCP, no UDP segmentation on the veth",
+          transfer_metrics(SAVED_WITHOUT_SEGMENTATION, "unsegmented_", ", no UDP segmentation"), unsegmented,
+          lambda s, _: SET_UP + len(SAVED_WITHOUT_SEGMENTATION) * (s + START), "unsegmented"),
+    Group("peers", "Many peers, a TCP stream each", (
+        Metric("peers", "all streams", "Gbit/s", True),
+        Metric("peers_smallest", "smallest stream over largest", "", True),
+        Metric("peers_hub_cpu_per_gb", "hub's daemon CPU", "s/GB"),
+        Metric("peers_system_per_gb", "system CPU", "s/GB"),
+    ), peers, lambda s, _: 3 * SET_UP + s, "star"),
+    Group("handshakes", "Handshakes answered", (
+        Metric("handshakes", f"answered, {HANDSHAKES_WINDOW} under way", "per s", True),
+        Metric("handshakes_cpu_us", "responder's CPU per handshake", "us"),
+        Metric("handshakes_cookies", "made to show a cookie first", "%", None),
+        Metric("handshakes_lost", "not answered", "initiations", None, shown=False),
+    ), handshakes, lambda s, _: SET_UP + s, "responder", bare=False),
+    Group("idle", "At rest", (
+        Metric("idle_cpu", "CPU of both daemons, of one core", "%"),
+        Metric("idle_wakeups", "wake-ups of both daemons", "per s"),
+    ), idle, lambda *_: SET_UP + IDLE_SETTLE + IDLE_SECONDS, bare=False),
+    Group("mixed", "Mixed pairs: adit on the left, the column's on the right", (
+        Metric("mixed_tcp1", "TCP 1 stream, adit sends", "Gbit/s", True),
+        Metric("mixed_tcp1r", "TCP 1 stream, adit receives", "Gbit/s", True),
+        Metric("mixed_rtt_p50", "ping-pong 64 B, p50", "us"),
+        Metric("mixed_rtt_p99", "ping-pong 64 B, p99", "us"),
+    ), mixed, lambda s, _: SET_UP + 3 * (s + START), "mixed", bare=False),
+)}

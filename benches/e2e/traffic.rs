@@ -1,0 +1,66 @@
+//! The load generators of the end-to-end benchmark, in one program without dependencies: plain `rustc -O` builds it in
+//! seconds. `run.py` starts them in network namespaces; each prints one line of JSON about what it saw.
+//!
+//! ```text
+//! traffic echo-serve    ADDRESS:PORT
+//! traffic echo-pingpong ADDRESS:PORT SECONDS BYTES
+//! traffic echo-paced    ADDRESS:PORT SECONDS BYTES EVERY_US
+//! traffic flood-count   ADDRESS:PORT
+//! traffic flood-send    ADDRESS:PORT SECONDS BYTES
+//! traffic dns-serve     ADDRESS:PORT
+//! traffic dns-ask       ADDRESS:PORT SECONDS ASKERS
+//! traffic voip-listen   ADDRESS:PORT
+//! traffic voip-talk     ADDRESS:PORT SECONDS STREAMS
+//! ```
+//! `echo-serve` and `dns-serve` run until they are killed. `flood-count` and `voip-listen` report when their standard
+//! input ends: who started them says when all has arrived.
+
+use std::io::{self, Read};
+use std::str::FromStr;
+use std::time::Duration;
+
+mod dns;
+mod echo;
+mod flood;
+mod quantiles;
+mod voip;
+
+/// The largest UDP payload over IPv4.
+const DATAGRAM_MAX: usize = 65_507;
+/// What has not been answered by then is lost.
+const LOST_AFTER: Duration = Duration::from_millis(500);
+
+fn main() -> io::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["echo-serve", address] => echo::serve(address),
+        ["echo-pingpong", address, duration, bytes] => echo::pingpong(address, seconds(duration)?, number(bytes)?),
+        ["echo-paced", address, duration, bytes, every] => {
+            echo::paced(address, seconds(duration)?, number(bytes)?, Duration::from_micros(number(every)?))
+        }
+        ["flood-count", address] => flood::count(address),
+        ["flood-send", address, duration, bytes] => flood::send(address, seconds(duration)?, number(bytes)?),
+        ["dns-serve", address] => dns::serve(address),
+        ["dns-ask", address, duration, askers] => dns::ask(address, seconds(duration)?, number(askers)?),
+        ["voip-listen", address] => voip::listen(address),
+        ["voip-talk", address, duration, streams] => voip::talk(address, seconds(duration)?, number(streams)?),
+        _ => {
+            eprintln!("traffic: not understood: {words:?}");
+            std::process::exit(2)
+        }
+    }
+}
+
+fn number<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(word: &str) -> io::Result<T> {
+    word.parse().map_err(io::Error::other)
+}
+
+fn seconds(word: &str) -> io::Result<Duration> {
+    Duration::try_from_secs_f64(number(word)?).map_err(io::Error::other)
+}
+
+/// Returns when standard input has ended.
+fn wait_for_end_of_input() {
+    // An error ends the input as well.
+    let _ = io::stdin().read_to_end(&mut Vec::new());
+}
