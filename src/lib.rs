@@ -9,7 +9,7 @@
 //! | `proto` | `key` |
 //! | `icmp` | `ip` |
 //! | `tun`, `udp` | `packet`, `ip`, `sys` |
-//! | `device` | `proto`, `tun`, `udp`, `packet`, `icmp`, `ip`, `key`, and of `sys`: clock, affinity |
+//! | `device` | `proto`, `tun`, `udp`, `packet`, `icmp`, `ip`, `key`, and of `sys`: clock, thread |
 //! | `uapi` | `device::config`, `key`, `sys` |
 //! | `cli` | all |
 //!

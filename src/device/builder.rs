@@ -20,7 +20,7 @@ use super::workers::{Crew, WAKER, Worker};
 use super::{Inbox, Routes, Shared, Signal, Sockets, lock, spin};
 use crate::proto::constants::HANDSHAKE_QUEUE_MAX;
 use crate::proto::rejected::Rejected;
-use crate::sys;
+use crate::sys::thread as sys_thread;
 use crate::tun::Tun;
 use crate::udp::Udp;
 
@@ -128,7 +128,7 @@ impl Builder {
             let worker = Worker::new(crew.clone(), number, poll, spin);
             let processor = processors.get(number % processors.len().max(1)).copied();
             device.spawn(&format!("adit-worker-{number}"), move || {
-                processor.map_or(Ok(()), sys::thread::pin)?;
+                processor.map_or(Ok(()), sys_thread::pin)?;
                 worker.run()
             })?;
         }
