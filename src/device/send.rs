@@ -109,16 +109,17 @@ impl Outbound {
         // Before the reading: what the system says from here on counts.
         self.ready.store(false, Ordering::SeqCst);
         let mut reading = Reading { outbound: self, crew, inbound, entry, batch, now };
-        let outcome = reading.read();
-        reading.finish();
-        match outcome {
+        let outcome = match reading.read() {
             Ok(true) => {
+                // Others may read while this batch is sealed.
                 self.ready.store(true, Ordering::SeqCst);
                 Turn::Full
             }
             Ok(false) => Turn::Drained,
             Err(error) => Turn::Gone(error),
-        }
+        };
+        reading.finish();
+        outcome
     }
 
     /// Sends what is staged for a peer, if it has a session by now; asks for one if not.
