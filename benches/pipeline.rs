@@ -349,7 +349,6 @@ impl Peer {
         let packet = SuperPacket::parse(&template.vnet, &template.from_peer).unwrap();
         let mut plain = vec![0; SEGMENTS * STRIDE];
         for (segment, to) in plain.chunks_mut(STRIDE).enumerate() {
-            to[..4].copy_from_slice(&4_u32.to_le_bytes());
             to[4..8].copy_from_slice(&keys.remote_index.to_le_bytes());
             packet.write_segment(segment, &mut to[DATA_HEADER_LEN..]);
         }
@@ -360,7 +359,7 @@ impl Peer {
     fn seal(&mut self, train: &mut [u8]) {
         train.copy_from_slice(&self.plain);
         for (position, packet) in train.chunks_mut(STRIDE).enumerate() {
-            packet[8..16].copy_from_slice(&(self.counter + position as u64).to_le_bytes());
+            messages::write_data_header(packet, self.keys.remote_index, self.counter + position as u64);
         }
         DefaultAead::seal_train(&self.keys.sending, self.counter, train, STRIDE);
         self.counter += SEGMENTS as u64;
