@@ -1,7 +1,7 @@
 //! The whole device over edges that cost nothing, outbound and inbound, one flow and many peers:
 //! `cargo bench --bench pipeline`. A throughput of inner bytes is what the device itself can do: lookups, splitting,
 //! AEAD, replay window, timers, and what its threads lose to each other; no system call, and no coalescing, which is
-//! the TUN's part.
+//! the TUN's part. On 1, 2, 4 … threads, as many as there are processors.
 //!
 //! Outbound: the TUN gives super-packets of 45 TCP segments (62 KB), copied into the buffer as the system does it; the
 //! socket throws trains away and counts. Inbound: the socket gives trains of 45 that were sealed beforehand, each only
@@ -40,43 +40,83 @@ const PACKET: usize = 1420;
 const HEADERS: usize = 52;
 /// Bytes of a sealed packet.
 const STRIDE: usize = PACKET + DATA_OVERHEAD;
-/// Trains that are sealed beforehand, 33 MB, and then received at one go.
-const SEALED: usize = 512;
+/// Trains that are sealed beforehand, 134 MB, and then received at one go.
+const SEALED: usize = 2048;
+/// Trains before those that are timed, tens of milliseconds: a device that has slept begins with one thread, and takes
+/// another one to help only when the backlog lasts.
+const RAMP: usize = 768;
+/// Trains that are timed at least: some tens of what a device takes in at once, or they could all come through with
+/// the last of the ramp. Fewer are reckoned from these.
+const TIMED_MIN: usize = 1024;
 /// Where there are many.
 const PEERS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 // --- What the edges share --------------------------------------------------------------------
 
-/// Counts packets that have come through, and wakes the benchmark at the last.
+/// Counts packets that have come through, and looks at the clock at two of them.
 struct Finish {
     arrived: AtomicU64,
-    wanted: AtomicU64,
+    /// At this packet the clock is started ...
+    first: Mark,
+    /// ... and at this one stopped, and the benchmark woken.
+    last: Mark,
+    base: Instant,
     waiting: Thread,
 }
 
+/// A packet, and when it came through, in nanoseconds.
+#[derive(Default)]
+struct Mark {
+    packet: AtomicU64,
+    when: AtomicU64,
+}
+
+impl Mark {
+    fn is_passed(&self, before: u64, after: u64, base: Instant) -> bool {
+        let packet = self.packet.load(Ordering::Acquire);
+        let passed = before < packet && packet <= after;
+        if passed {
+            self.when.store(base.elapsed().as_nanos() as u64, Ordering::Release);
+        }
+        passed
+    }
+}
+
 impl Finish {
+    fn new() -> Self {
+        let (arrived, base, waiting) = (0.into(), Instant::now(), thread::current());
+        Self { arrived, first: Mark::default(), last: Mark::default(), base, waiting }
+    }
+
     fn arrive(&self, packets: usize) {
         let before = self.arrived.fetch_add(packets as u64, Ordering::AcqRel);
-        let wanted = self.wanted.load(Ordering::Acquire);
-        if before < wanted && wanted <= before + packets as u64 {
+        let after = before + packets as u64;
+        self.first.is_passed(before, after, self.base);
+        if self.last.is_passed(before, after, self.base) {
             self.waiting.unpark();
         }
     }
 
-    /// Runs `start`, and says how long it took from there until `packets` more have come through.
-    fn time(&self, packets: usize, start: impl FnOnce()) -> Duration {
-        let wanted = self.arrived.load(Ordering::Acquire) + packets as u64;
-        self.wanted.store(wanted, Ordering::Release);
+    /// Runs `start`, waits until `ramp` trains and then `trains` more have come through, and says how long those took.
+    fn time(&self, ramp: usize, trains: usize, start: impl FnOnce()) -> Duration {
+        let arrived = self.arrived.load(Ordering::Acquire);
+        let first = arrived + (ramp * SEGMENTS) as u64;
+        let last = first + (trains * SEGMENTS) as u64;
+        self.first.packet.store(first, Ordering::Release);
+        self.last.when.store(0, Ordering::Release);
+        self.last.packet.store(last, Ordering::Release);
         let begun = Instant::now();
         start();
         loop {
-            let (arrived, spent) = (self.arrived.load(Ordering::Acquire), begun.elapsed());
-            if arrived >= wanted {
-                return spent;
+            match self.last.when.load(Ordering::Acquire) {
+                0 => {
+                    let missing = last - self.arrived.load(Ordering::Acquire).min(last);
+                    assert!(begun.elapsed() < PATIENCE, "{missing} packets were lost");
+                    thread::park_timeout(PATIENCE);
+                }
+                when => return Duration::from_nanos(when - self.first.when.load(Ordering::Acquire)),
             }
-            assert!(spent < PATIENCE, "{} packets were lost", wanted - arrived);
-            thread::park_timeout(PATIENCE);
         }
     }
 }
@@ -389,11 +429,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(peers: usize) -> Self {
+    fn new(peers: usize, threads: usize) -> Self {
         let (answers, answered) = channel();
-        let finish = Finish { arrived: 0.into(), wanted: u64::MAX.into(), waiting: thread::current() };
         let shared = Arc::new(Shared {
-            finish,
+            finish: Finish::new(),
             super_packets: 0.into(),
             templates: (0..peers).map(Template::new).collect(),
             tun_wakes: Mutex::default(),
@@ -401,7 +440,8 @@ impl Bench {
             answers,
         });
         let key = PrivateKey::from_bytes([0xdd; 32]);
-        let device = Device::builder(BenchTun(shared.clone()), BenchUdp(shared.clone())).start().unwrap();
+        let device =
+            Device::builder(BenchTun(shared.clone()), BenchUdp(shared.clone())).threads(threads).start().unwrap();
         let configured = (0..peers).map(|number| {
             let allowed_ip = AllowedIp { address: peer_inner(number).into(), prefix_len: 32 };
             PeerUpdate {
@@ -424,38 +464,38 @@ impl Bench {
         let trains = (0..SEALED).map(|_| datagrams(vec![0; SEGMENTS * STRIDE], STRIDE, 0)).collect();
         let mut bench = Self { shared, peers, trains, _device: device };
         // The first data on a session confirms it, so that the device sends on it.
-        bench.inbound(bench.peers.len());
+        bench.receive(0, bench.peers.len());
         bench
     }
 
     /// How long it takes to send some super-packets.
     fn outbound(&self, super_packets: usize) -> Duration {
-        self.shared.finish.time(super_packets * SEGMENTS, || {
-            self.shared.super_packets.store(super_packets, Ordering::Release);
+        self.shared.finish.time(RAMP, super_packets, || {
+            self.shared.super_packets.store(RAMP + super_packets, Ordering::Release);
             wake_all(&self.shared.tun_wakes);
         })
     }
 
-    /// How long it takes to receive some trains, which are sealed before.
+    /// How long it takes to receive some trains.
     fn inbound(&mut self, trains: usize) -> Duration {
-        let mut spent = Duration::ZERO;
-        let mut left = trains;
-        while left > 0 {
-            let now = left.min(SEALED);
-            let count = self.peers.len();
-            for (position, train) in self.trains[..now].iter().enumerate() {
-                let mut train = train.write().unwrap();
-                train.from = peer_outer(position % count);
-                self.peers[position % count].seal(&mut train.bytes);
-            }
-            spent += self.shared.finish.time(now * SEGMENTS, || {
-                for (number, peer) in self.peers.iter().enumerate() {
-                    peer.lane.give(self.trains[..now].iter().skip(number).step_by(count).cloned());
-                }
-            });
-            left -= now;
+        let rounds = trains.div_ceil(SEALED - RAMP);
+        (0..rounds).map(|round| self.receive(RAMP, trains / rounds + usize::from(round < trains % rounds))).sum()
+    }
+
+    /// Seals trains, then has the device receive them.
+    fn receive(&mut self, ramp: usize, trains: usize) -> Duration {
+        let count = self.peers.len();
+        let given = &self.trains[..ramp + trains];
+        for (position, train) in given.iter().enumerate() {
+            let mut train = train.write().unwrap();
+            train.from = peer_outer(position % count);
+            self.peers[position % count].seal(&mut train.bytes);
         }
-        spent
+        self.shared.finish.time(ramp, trains, || {
+            for (number, peer) in self.peers.iter().enumerate() {
+                peer.lane.give(given.iter().skip(number).step_by(count).cloned());
+            }
+        })
     }
 }
 
@@ -465,13 +505,18 @@ fn pipeline(criterion: &mut Criterion) {
             let mut group = criterion.benchmark_group(format!("{direction}, {name}"));
             group.throughput(Throughput::Bytes((SEGMENTS * PACKET) as u64)).sampling_mode(SamplingMode::Flat);
             group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(15);
-            let mut bench = Bench::new(peers);
-            group.bench_function("1 thread", |bencher| {
-                bencher.iter_custom(|iterations| match direction {
-                    "outbound" => bench.outbound(iterations as usize),
-                    _ => bench.inbound(iterations as usize),
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            for threads in [1, 2, 4, 8, 16].into_iter().filter(|&threads| threads <= cores) {
+                let mut bench = Bench::new(peers, threads);
+                group.bench_function(format!("{threads} threads"), |bencher| {
+                    bencher.iter_custom(|iterations| {
+                        let trains = (iterations as usize).max(TIMED_MIN);
+                        let spent =
+                            if direction == "outbound" { bench.outbound(trains) } else { bench.inbound(trains) };
+                        spent.mul_f64(iterations as f64 / trains as f64)
+                    });
                 });
-            });
+            }
         }
     }
 }
