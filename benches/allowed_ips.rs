@@ -16,6 +16,9 @@ const ROUTES: [usize; 4] = [1, 1_000, 100_000, 1_000_000];
 /// Addresses that are looked up in turn: more than a cache remembers the walks of.
 const ADDRESSES: usize = 1 << 16;
 
+/// Peers that the prefixes belong to.
+const OWNERS: u32 = 4096;
+
 /// SplitMix64.
 struct Dice(u64);
 
@@ -42,7 +45,7 @@ impl Dice {
         let prefixes: Vec<_> = (0..routes).map(|_| self.prefix(v6)).collect();
         let mut table = AllowedIps::new();
         for (owner, &(address, len)) in prefixes.iter().enumerate() {
-            table.insert(address, len, owner as u32 % 4096);
+            table.insert(address, len, owner as u32 % OWNERS);
         }
         (table, prefixes)
     }
@@ -63,6 +66,30 @@ fn lookups(criterion: &mut Criterion) {
                 bencher.iter(|| {
                     turn = (turn + 1) % ADDRESSES;
                     table.lookup(black_box(addresses[turn]))
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+/// One random prefix, put in for another peer and taken out again: what a change of a configured peer costs.
+fn changes(criterion: &mut Criterion) {
+    for (family, v6) in [("v4", false), ("v6", true)] {
+        let mut group = criterion.benchmark_group(format!("allowed_ips/insert_and_remove_{family}"));
+        group.throughput(Throughput::Elements(1)).warm_up_time(Duration::from_millis(300));
+        group.measurement_time(Duration::from_secs(1)).sample_size(20);
+        for routes in ROUTES {
+            let mut dice = Dice(1);
+            let (mut table, _) = dice.table(routes, v6);
+            let fresh: Vec<_> = (0..ADDRESSES).map(|_| dice.prefix(v6)).collect();
+            let mut turn = 0;
+            group.bench_function(BenchmarkId::from_parameter(routes), |bencher| {
+                bencher.iter(|| {
+                    turn = (turn + 1) % fresh.len();
+                    let (address, len) = fresh[turn];
+                    table.insert(black_box(address), len, OWNERS);
+                    table.remove(address, len, OWNERS)
                 });
             });
         }
@@ -98,7 +125,7 @@ fn tables(criterion: &mut Criterion) {
             bencher.iter_batched(
                 || table.clone(),
                 |mut table| {
-                    (0..4096).for_each(|owner| table.remove_owner(owner));
+                    (0..OWNERS).for_each(|owner| table.remove_owner(owner));
                     table
                 },
                 criterion::BatchSize::LargeInput,
@@ -108,5 +135,5 @@ fn tables(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, lookups, tables);
+criterion_group!(benches, lookups, changes, tables);
 criterion_main!(benches);

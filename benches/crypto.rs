@@ -1,29 +1,190 @@
-//! The cost of the packet AEAD by backend and payload, per train of 64, and of each handshake verb.
+//! What the primitives cost by backend: the packet AEAD per packet and per train, and X25519.
 //!
-//! `cargo bench --bench crypto`; a part of it: `cargo bench --bench crypto -- seal/ring`.
+//! ```text
+//! cargo bench --bench crypto                      all of it, a minute and a half
+//! cargo bench --bench crypto -- seal/45           trains as a TUN gives them
+//! cargo bench --bench crypto -- x25519
+//! cargo bench --bench crypto --features bench-aws-lc    a row for aws-lc-rs everywhere (compiles C for minutes)
+//! ```
+//!
+//! The rows of one group differ in the backend alone; aws-lc-rs is here for comparison and no part of
+//! adit ([why](../docs/decisions/0010-crypto-backends.md)). A packet is a train of one: what a backend
+//! does once for a train, its key, is in there. Trains lie in the cache but for the group `cold`, which
+//! goes through more memory than a cache holds.
 #![allow(missing_docs)]
 
 use core::convert::Infallible;
 use core::hint::black_box;
 use core::time::Duration;
+use std::time::Instant;
 
-use adit::key::{PresharedKey, PrivateKey};
-use adit::proto::cookie::CookieJar;
+use adit::key::PrivateKey;
 use adit::proto::crypto::{self, ChaCha20Poly1305, Opening, PacketAead};
-use adit::proto::handshake::{Handshake, Identity};
-use adit::proto::messages::{self, DATA_HEADER_LEN, DATA_OVERHEAD, INITIATION_LEN, Message, TAG_LEN};
-use adit::proto::tai64n::Tai64n;
-use adit::proto::time::{Instant, UnixTime};
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use adit::proto::messages::{DATA_HEADER_LEN, DATA_OVERHEAD};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use rand_core::{TryCryptoRng, TryRng};
 
-/// Packets in a train.
-const TRAIN: usize = 64;
-/// Payloads: the smallest that matters, the internet's two humps, and the default MTU.
+const KEY: [u8; 32] = [7; 32];
+/// Payloads: the smallest that matters, two between, and the default MTU.
 const PAYLOADS: [usize; 4] = [64, 256, 576, 1420];
+/// Packets in a train: one by itself, what a super-packet of a TUN is split into, what one call of UDP_SEGMENT takes.
+const TRAINS: [usize; 3] = [1, 45, 64];
+/// Bytes that no cache of a core holds.
+const COLD: usize = 96 << 20;
+/// Trains that are opened between two looks at the clock, for one packet by itself: looking takes 30 ns.
+const PER_LOOK: usize = 32;
+
+/// An AEAD as the benchmark needs it: foreign ones cannot say so in an [`Opening`].
+trait Backend {
+    fn name() -> &'static str;
+    fn seal(first_counter: u64, train: &mut [u8], stride: usize);
+    /// Says how many were opened.
+    fn open(buffer: &mut [u8], packets: &mut [Opening]) -> usize;
+}
+
+impl<A: PacketAead> Backend for A {
+    fn name() -> &'static str {
+        A::name()
+    }
+
+    fn seal(first_counter: u64, train: &mut [u8], stride: usize) {
+        A::seal_train(black_box(&KEY), first_counter, train, stride);
+    }
+
+    fn open(buffer: &mut [u8], packets: &mut [Opening]) -> usize {
+        A::open_train(black_box(&KEY), buffer, packets);
+        packets.iter().filter(|packet| packet.is_open()).count()
+    }
+}
+
+/// A train, and where its packets lie.
+struct Train {
+    packets: usize,
+    stride: usize,
+}
+
+impl Train {
+    fn new(packets: usize, payload: usize) -> Self {
+        Self { packets, stride: payload + DATA_OVERHEAD }
+    }
+
+    fn len(&self) -> usize {
+        self.packets * self.stride
+    }
+
+    /// Trains that fill a buffer of `len` bytes, each sealed from the counter 0.
+    fn sealed(&self, len: usize) -> Vec<u8> {
+        let mut trains = vec![0; len / self.len() * self.len()];
+        trains.chunks_mut(self.len()).for_each(|train| crypto::DefaultAead::seal_train(&KEY, 0, train, self.stride));
+        trains
+    }
+
+    fn openings(&self) -> Vec<Opening> {
+        let len = (self.stride - DATA_HEADER_LEN) as u32;
+        (0..self.packets)
+            .map(|position| Opening::new(position as u64, (position * self.stride + DATA_HEADER_LEN) as u32, len))
+            .collect()
+    }
+}
+
+type Group<'a> = BenchmarkGroup<'a, WallTime>;
+
+/// Seals the trains in `memory` in turn.
+fn seal<B: Backend>(group: &mut Group<'_>, train: &Train, memory: &mut [u8]) {
+    group.bench_function(B::name(), |bencher| {
+        let (count, mut next) = (memory.len() / train.len(), 0);
+        bencher.iter(|| {
+            B::seal(next as u64, &mut memory[next % count * train.len()..][..train.len()], train.stride);
+            next += 1;
+        });
+    });
+}
+
+/// Opens the trains in `memory` in turn. What was opened is no longer sealed, so `sealed` is copied there before
+/// each round, outside of what is timed.
+fn open<B: Backend>(group: &mut Group<'_>, train: &Train, sealed: &[u8], memory: &mut [u8]) {
+    let mut openings = train.openings();
+    group.bench_function(B::name(), |bencher| {
+        bencher.iter_custom(|iterations| {
+            let (mut left, mut spent) = (iterations as usize, Duration::ZERO);
+            while left > 0 {
+                let now = left.min(memory.len() / train.len());
+                memory.copy_from_slice(sealed);
+                let start = Instant::now();
+                for train in memory.chunks_mut(train.len()).take(now) {
+                    assert_eq!(B::open(train, &mut openings), openings.len());
+                }
+                spent += start.elapsed();
+                left -= now;
+            }
+            spent
+        });
+    });
+}
+
+/// Some tens of milliseconds a row: enough for a median that repeats, and a hundred rows end before the user does.
+fn short<'a>(criterion: &'a mut Criterion, name: String, bytes: usize) -> Group<'a> {
+    let mut group = criterion.benchmark_group(name);
+    group.warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(700)).sample_size(20);
+    group.throughput(Throughput::Bytes(bytes as u64));
+    group
+}
+
+fn seals(criterion: &mut Criterion) {
+    for packets in TRAINS {
+        for payload in PAYLOADS {
+            let train = Train::new(packets, payload);
+            let mut memory = vec![0; train.len()];
+            let mut group = short(criterion, format!("seal/{packets} × {payload}"), packets * payload);
+            #[cfg(feature = "ring")]
+            seal::<crypto::Ring>(&mut group, &train, &mut memory);
+            #[cfg(feature = "bench-aws-lc")]
+            seal::<aws_lc::AwsLc>(&mut group, &train, &mut memory);
+            seal::<ChaCha20Poly1305>(&mut group, &train, &mut memory);
+        }
+    }
+}
+
+fn opens(criterion: &mut Criterion) {
+    for packets in TRAINS {
+        for payload in PAYLOADS {
+            let train = Train::new(packets, payload);
+            let sealed = train.sealed(train.len() * if packets == 1 { PER_LOOK } else { 1 });
+            let mut memory = sealed.clone();
+            let mut group = short(criterion, format!("open/{packets} × {payload}"), packets * payload);
+            #[cfg(feature = "ring")]
+            open::<crypto::Ring>(&mut group, &train, &sealed, &mut memory);
+            #[cfg(feature = "bench-aws-lc")]
+            open::<aws_lc::AwsLc>(&mut group, &train, &sealed, &mut memory);
+            open::<ChaCha20Poly1305>(&mut group, &train, &sealed, &mut memory);
+        }
+    }
+}
+
+fn cold(criterion: &mut Criterion) {
+    let train = Train::new(45, 1420);
+    let mut memory = vec![1; COLD];
+    let mut group = short(criterion, "cold/seal 45 × 1420".into(), 45 * 1420);
+    #[cfg(feature = "ring")]
+    seal::<crypto::Ring>(&mut group, &train, &mut memory);
+    #[cfg(feature = "bench-aws-lc")]
+    seal::<aws_lc::AwsLc>(&mut group, &train, &mut memory);
+    seal::<ChaCha20Poly1305>(&mut group, &train, &mut memory);
+    group.finish();
+
+    let sealed = train.sealed(COLD);
+    memory.truncate(sealed.len());
+    let mut group = short(criterion, "cold/open 45 × 1420".into(), 45 * 1420);
+    #[cfg(feature = "ring")]
+    open::<crypto::Ring>(&mut group, &train, &sealed, &mut memory);
+    #[cfg(feature = "bench-aws-lc")]
+    open::<aws_lc::AwsLc>(&mut group, &train, &sealed, &mut memory);
+    open::<ChaCha20Poly1305>(&mut group, &train, &sealed, &mut memory);
+}
 
 /// Bytes that differ from call to call.
-struct Counting(u64);
+struct Counting(u8);
 
 impl TryRng for Counting {
     type Error = Infallible;
@@ -33,155 +194,139 @@ impl TryRng for Counting {
     }
 
     fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        Ok(self.0)
+        let mut bytes = [0; 8];
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
     }
 
     fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in out.chunks_mut(8) {
-            let bytes = self.try_next_u64()?.to_le_bytes();
-            chunk.copy_from_slice(&bytes[..chunk.len()]);
-        }
+        out.iter_mut().for_each(|byte| {
+            self.0 = self.0.wrapping_mul(181).wrapping_add(1);
+            *byte = self.0;
+        });
         Ok(())
     }
 }
 
 impl TryCryptoRng for Counting {}
 
-fn trains<A: PacketAead>(criterion: &mut Criterion) {
-    let key = [7; 32];
-    for payload in PAYLOADS {
-        let stride = payload + DATA_OVERHEAD;
-        let mut train = vec![0; TRAIN * stride];
-        let throughput = Throughput::Bytes((TRAIN * payload) as u64);
-
-        let mut group = criterion.benchmark_group(format!("seal/{}", A::name()));
-        group.throughput(throughput.clone());
-        group.bench_function(payload.to_string(), |bencher| {
-            let mut counter = 0;
-            bencher.iter(|| {
-                A::seal_train(black_box(&key), counter, &mut train, stride);
-                counter += TRAIN as u64;
-            });
-        });
-        group.finish();
-
-        train.fill(0);
-        A::seal_train(&key, 0, &mut train, stride);
-        let openings: Vec<Opening> = (0..TRAIN)
-            .map(|position| {
-                let start = position * stride + DATA_HEADER_LEN;
-                Opening::new(position as u64, start as u32, (payload + TAG_LEN) as u32)
-            })
-            .collect();
-        let mut group = criterion.benchmark_group(format!("open/{}", A::name()));
-        group.throughput(throughput);
-        group.bench_function(payload.to_string(), |bencher| {
-            let fresh = || (train.clone(), openings.clone());
-            bencher.iter_batched_ref(
-                fresh,
-                |(buffer, openings)| A::open_train(black_box(&key), buffer, openings),
-                BatchSize::LargeInput,
-            );
-        });
-        group.finish();
-    }
-}
-
-struct Party {
-    identity: Identity,
-    remote: PrivateKey,
-}
-
-impl Party {
-    fn handshake(&self) -> Handshake {
-        Handshake::new(self.remote.public_key(), PresharedKey::default())
-    }
-
-    fn add_macs(&self, message: &mut [u8]) {
-        CookieJar::new().add_macs(&self.remote.public_key(), message, Instant::default());
-    }
-
-    /// A handshake that waits for a response, and its initiation with macs.
-    fn waiting(&self, rng: &mut Counting) -> (Handshake, [u8; INITIATION_LEN]) {
-        let mut handshake = self.handshake();
-        let mut message = handshake.create_initiation(&self.identity, 1, stamp(), rng).expect("created");
-        self.add_macs(&mut message);
-        (handshake, message)
-    }
-
-    /// A handshake that has consumed `message`.
-    fn consumed(&self, message: &[u8]) -> Handshake {
-        let mut handshake = self.handshake();
-        let Ok(Message::Initiation(view)) = messages::parse(message) else { unreachable!("an initiation") };
-        let opened = self.identity.open_initiation(&view).expect("opened");
-        handshake.consume_initiation(&self.identity, opened, Instant::default()).expect("consumed");
-        handshake
-    }
-}
-
-fn stamp() -> Tai64n {
-    Tai64n::from_unix(UnixTime(Duration::from_secs(1_700_000_000)))
-}
-
-fn handshakes(criterion: &mut Criterion) {
+/// From raw bytes to raw bytes, as the handshake has them; adit's own is one of the others. ring makes no
+/// exchange with a private key that it did not make itself.
+fn x25519(criterion: &mut Criterion) {
     let mut rng = Counting(1);
-    let (one, other) = (PrivateKey::generate(&mut rng), PrivateKey::generate(&mut rng));
-    let initiator = Party { identity: Identity::new(one.clone()), remote: other.clone() };
-    let responder = Party { identity: Identity::new(other), remote: one };
-    let (mut waiting, initiation) = initiator.waiting(&mut rng);
-    let Ok(Message::Initiation(view)) = messages::parse(&initiation) else { unreachable!("an initiation") };
+    let (private, public) = (PrivateKey::generate(&mut rng), PrivateKey::generate(&mut rng).public_key());
+    let (secret, point) = (*private.as_bytes(), *public.as_bytes());
 
-    let mut group = criterion.benchmark_group("handshake");
-    group.bench_function("dh", |bencher| {
-        let public = initiator.remote.public_key();
-        bencher.iter(|| crypto::dh(initiator.identity.private_key(), black_box(&public)));
+    let mut group = short(criterion, "x25519/public key".into(), 0);
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("adit", |bencher| bencher.iter(|| black_box(&private).public_key()));
+    group.bench_function("x25519-dalek", |bencher| {
+        use x25519_dalek::{PublicKey, StaticSecret};
+        bencher.iter(|| PublicKey::from(&StaticSecret::from(black_box(secret))).to_bytes());
     });
-    group.bench_function("check_mac1", |bencher| {
-        bencher.iter(|| responder.identity.check_mac1(black_box(&initiation)));
+    #[cfg(all(feature = "graviola", target_arch = "x86_64"))]
+    group.bench_function("graviola", |bencher| {
+        use graviola::key_agreement::x25519::StaticPrivateKey;
+        bencher.iter(|| StaticPrivateKey::from_array(black_box(&secret)).public_key().as_bytes());
     });
-    group.bench_function("create_initiation", |bencher| {
-        bencher.iter(|| waiting.create_initiation(&initiator.identity, 1, stamp(), &mut rng));
-    });
-    group.bench_function("open_initiation", |bencher| bencher.iter(|| responder.identity.open_initiation(&view)));
-    group.bench_function("consume_initiation", |bencher| {
-        bencher.iter_batched(
-            || (responder.consumed(&initiation), responder.identity.open_initiation(&view).expect("opened")),
-            // Refused in the end as a replay, after all the cryptography, with the static-static DH cached.
-            |(mut handshake, opened)| handshake.consume_initiation(&responder.identity, opened, Instant::default()),
-            BatchSize::SmallInput,
-        );
-    });
-    group.bench_function("create_response", |bencher| {
-        let mut rng = Counting(2);
-        bencher.iter_batched_ref(
-            || responder.consumed(&initiation),
-            |handshake| handshake.create_response(2, &mut rng),
-            BatchSize::SmallInput,
-        );
-    });
-    group.bench_function("consume_response", |bencher| {
-        let mut rng = Counting(3);
-        bencher.iter_batched_ref(
-            || {
-                let (handshake, initiation) = initiator.waiting(&mut rng);
-                let mut answering = responder.consumed(&initiation);
-                let (mut response, _) = answering.create_response(2, &mut rng).expect("created");
-                responder.add_macs(&mut response);
-                (handshake, response)
-            },
-            |(handshake, response)| {
-                let Ok(Message::Response(view)) = messages::parse(response) else { unreachable!("a response") };
-                handshake.consume_response(&initiator.identity, &view)
-            },
-            BatchSize::SmallInput,
-        );
-    });
+    #[cfg(feature = "bench-aws-lc")]
+    group.bench_function("aws-lc-rs", |bencher| bencher.iter(|| aws_lc::public_key(black_box(&secret))));
     group.finish();
+
+    let mut group = short(criterion, "x25519/dh".into(), 0);
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("adit", |bencher| bencher.iter(|| crypto::dh(black_box(&private), black_box(&public))));
+    group.bench_function("x25519-dalek", |bencher| {
+        use x25519_dalek::{PublicKey, StaticSecret};
+        bencher.iter(|| {
+            StaticSecret::from(black_box(secret)).diffie_hellman(&PublicKey::from(black_box(point))).to_bytes()
+        });
+    });
+    #[cfg(all(feature = "graviola", target_arch = "x86_64"))]
+    group.bench_function("graviola", |bencher| {
+        use graviola::key_agreement::x25519::{PublicKey, StaticPrivateKey};
+        bencher.iter(|| {
+            let public = PublicKey::from_array(black_box(&point));
+            StaticPrivateKey::from_array(black_box(&secret)).diffie_hellman(&public).map(|shared| shared.as_bytes())
+        });
+    });
+    #[cfg(feature = "bench-aws-lc")]
+    {
+        group.bench_function("aws-lc-rs", |bencher| {
+            bencher.iter(|| aws_lc::agree(&aws_lc::parse(black_box(&secret)), black_box(&point)));
+        });
+        let parsed = aws_lc::parse(&secret);
+        group.bench_function("aws-lc-rs, private key kept parsed", |bencher| {
+            bencher.iter(|| aws_lc::agree(&parsed, black_box(&point)));
+        });
+    }
 }
 
-#[cfg(feature = "ring")]
-criterion_group!(benches, trains::<ChaCha20Poly1305>, trains::<crypto::Ring>, handshakes);
-#[cfg(not(feature = "ring"))]
-criterion_group!(benches, trains::<ChaCha20Poly1305>, handshakes);
+#[cfg(feature = "bench-aws-lc")]
+mod aws_lc {
+    use adit::proto::messages::TAG_LEN;
+    use aws_lc_rs::{aead, agreement};
+
+    use super::*;
+
+    pub(super) struct AwsLc;
+
+    fn nonce(counter: u64) -> aead::Nonce {
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&counter.to_le_bytes());
+        aead::Nonce::assume_unique_for_key(nonce)
+    }
+
+    fn aws_lc_key() -> aead::LessSafeKey {
+        let key = aead::UnboundKey::new(&aead::CHACHA20_POLY1305, black_box(&KEY));
+        aead::LessSafeKey::new(key.expect("a key of 32 bytes"))
+    }
+
+    impl Backend for AwsLc {
+        fn name() -> &'static str {
+            "aws-lc-rs"
+        }
+
+        fn seal(first_counter: u64, train: &mut [u8], stride: usize) {
+            let key = aws_lc_key();
+            for (position, packet) in train.chunks_mut(stride).enumerate() {
+                let (payload, tag) =
+                    packet[DATA_HEADER_LEN..].split_last_chunk_mut::<TAG_LEN>().expect("room for a tag");
+                let nonce = nonce(first_counter + position as u64);
+                let sealed = key.seal_in_place_separate_tag(nonce, aead::Aad::empty(), payload).expect("sealed");
+                tag.copy_from_slice(sealed.as_ref());
+            }
+        }
+
+        fn open(buffer: &mut [u8], packets: &mut [Opening]) -> usize {
+            let key = aws_lc_key();
+            let mut open = |packet: &Opening| {
+                let sealed = &mut buffer[packet.start as usize..][..packet.len as usize];
+                key.open_in_place(nonce(packet.counter), aead::Aad::empty(), sealed).is_ok()
+            };
+            packets.iter().filter(|packet| open(packet)).count()
+        }
+    }
+
+    pub(super) fn parse(private: &[u8; 32]) -> agreement::PrivateKey {
+        agreement::PrivateKey::from_private_key(&agreement::X25519, private).expect("a key of 32 bytes")
+    }
+
+    pub(super) fn public_key(private: &[u8; 32]) -> agreement::PublicKey {
+        parse(private).compute_public_key().expect("a public key")
+    }
+
+    pub(super) fn agree(private: &agreement::PrivateKey, public: &[u8; 32]) -> [u8; 32] {
+        let public = agreement::UnparsedPublicKey::new(&agreement::X25519, public);
+        let mut shared = [0; 32];
+        let copied = agreement::agree(private, public, (), |bytes| {
+            shared.copy_from_slice(bytes);
+            Ok(())
+        });
+        copied.expect("no point of low order");
+        shared
+    }
+}
+
+criterion_group!(benches, seals, opens, cold, x25519);
 criterion_main!(benches);

@@ -4,6 +4,8 @@
 //! Secrets are compared in constant time, wiped when dropped, and never printed: `Debug` of a
 //! private or preshared key shows no byte of it.
 
+mod x25519;
+
 use core::fmt;
 
 use alloc::boxed::Box;
@@ -119,8 +121,13 @@ impl PrivateKey {
 
     /// The public key that belongs to this private key: X25519 with the base point 9.
     pub fn public_key(&self) -> PublicKey {
-        let secret = x25519_dalek::StaticSecret::from(*self.0);
-        PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes())
+        PublicKey(x25519::public_key(&self.0))
+    }
+
+    /// X25519 with another's public key: what only the two of them know. All zeros for a point of low
+    /// order, which [`dh`](crate::proto::crypto::dh) refuses.
+    pub(crate) fn x25519(&self, public: &PublicKey) -> zeroize::Zeroizing<[u8; KEY_LEN]> {
+        x25519::shared(&self.0, &public.0)
     }
 
     /// The secret as 64 characters of lower-case hexadecimal, for the UAPI alone.

@@ -21,6 +21,8 @@
 #![deny(unsafe_code)]
 
 extern crate alloc;
+#[cfg(feature = "graviola")]
+extern crate std;
 
 pub mod key;
 pub mod proto;

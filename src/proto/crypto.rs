@@ -118,12 +118,8 @@ pub fn mac_eq(one: &[u8; MAC_LEN], other: &[u8; MAC_LEN]) -> bool {
 /// X25519. Fails with [`Rejected::LowOrderPoint`] where the result is all zero, which is the case for
 /// the points of low order and for them alone, in each of their encodings. [RFC 7748]
 pub fn dh(private: &PrivateKey, public: &PublicKey) -> Result<Secret, Rejected> {
-    let secret = x25519_dalek::StaticSecret::from(*private.as_bytes());
-    let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(*public.as_bytes()));
-    if shared.as_bytes().ct_eq(&[0; 32]).into() {
-        return Err(Rejected::LowOrderPoint);
-    }
-    Ok(Zeroizing::new(*shared.as_bytes()))
+    let shared = private.x25519(public);
+    if shared.ct_eq(&[0; HASH_LEN]).into() { Err(Rejected::LowOrderPoint) } else { Ok(shared) }
 }
 
 // --- AEAD of the handshake and of cookies ----------------------------------------------------
