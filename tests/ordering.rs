@@ -279,6 +279,81 @@ fn rekeys_under_load_lose_and_reorder_nothing() {
     println!("{REKEYS} sessions, {from_device} packets out and {} in, {:.1?}", from_peer.into_inner(), start.elapsed());
 }
 
+/// With more to do in either direction than it can, a device goes on with both: what comes in, in trains, does not keep
+/// waiting what goes out, nor the reverse.
+#[test]
+fn neither_direction_starves_the_other() {
+    const MESSAGES: u64 = 60_000;
+    /// Fewer than the queue of a socket in memory has room for.
+    const WAITING_MAX: u64 = 10_000;
+    /// Messages in one piece, as a system that joins them hands them over.
+    const TRAIN: usize = 50;
+    /// Packets of one direction that may pass for each of the other.
+    const RATIO_MAX: u64 = 20;
+    let network = MemoryNetwork::new();
+    let host = host(&network, 1, [2]);
+    let mut wire = Wire::new(&network);
+    let mut peer = ScriptedPeer::new(private_key(2), public_key(1));
+    wire.send(&peer.initiation());
+    testbed::wait_until("there is a session", PATIENCE, || {
+        wire.receive().iter().any(|message| peer.hear(message) == Heard::Session)
+    });
+    let inner_packet = |from, to| {
+        let mut packet = packet(from, to, 0, 0);
+        packet.truncate(HEADERS_LEN);
+        packet[2..4].copy_from_slice(&(HEADERS_LEN as u16).to_be_bytes());
+        packet[24..26].copy_from_slice(&8_u16.to_be_bytes());
+        packet
+    };
+    let inbound = inner_packet(2, 1);
+    let message_len = peer.seal(&inbound).len();
+    let messages: Vec<u8> = (0..MESSAGES).flat_map(|_| peer.seal(&inbound)).collect();
+    let ended = AtomicBool::new(false);
+    // Bytes received, bytes sent; all messages have one length in either direction.
+    let counts = || {
+        let peer = &host.device.snapshot().peers[0];
+        (peer.rx_bytes / message_len as u64, peer.tx_bytes / message_len as u64)
+    };
+    let mut sent = 0;
+    let (mut first, mut last) = (None, (0, 0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let outbound = inner_packet(1, 2);
+            while !ended.load(Ordering::Acquire) {
+                if !host.tun.send(&outbound) {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        scope.spawn(|| {
+            while !ended.load(Ordering::Acquire) || host.tun.receive(Duration::ZERO).is_some() {
+                host.tun.receive(Duration::from_millis(1));
+            }
+        });
+        let start = Instant::now();
+        for train in messages.chunks(TRAIN * message_len) {
+            while sent - counts().0.min(sent) > WAITING_MAX {
+                assert!(start.elapsed() < PATIENCE, "{:?} of {sent} received", counts());
+                std::thread::yield_now();
+            }
+            wire.send_train(train, message_len);
+            sent += TRAIN as u64;
+            last = counts();
+            // From when both queues are full.
+            if sent > 2 * WAITING_MAX {
+                first.get_or_insert(last);
+            }
+        }
+        ended.store(true, Ordering::Release);
+    });
+    let first = first.expect("there are more messages than wait");
+    let (received, transmitted) = (last.0 - first.0, last.1 - first.1);
+    println!("{received} messages in, {transmitted} out meanwhile");
+    assert!(received > MESSAGES / 4, "too few to tell");
+    assert!(transmitted * RATIO_MAX >= received, "{received} messages in, only {transmitted} out");
+    assert!(received * RATIO_MAX >= transmitted, "{transmitted} messages out, only {received} in");
+}
+
 /// The scripted peer's way to a network in memory.
 struct Wire {
     sender: Box<dyn UdpSender>,
@@ -295,8 +370,13 @@ impl Wire {
     }
 
     fn send(&mut self, message: &[u8]) {
+        self.send_train(message, message.len());
+    }
+
+    /// Sends several messages of one length.
+    fn send_train(&mut self, train: &[u8], segment: usize) {
         let to = SocketAddr::new(outer(1), PORT);
-        let transmit = Transmit { to, source: None, tos: 0, segment: message.len(), data: message, offload: false };
+        let transmit = Transmit { to, source: None, tos: 0, segment, data: train, offload: true };
         self.sender.send(&[transmit], &mut [Sent::default()]);
     }
 
