@@ -42,7 +42,7 @@ const HEADERS_LEN: usize = 28;
 const WINDOW: u64 = 100;
 const SPOKES: std::ops::RangeInclusive<u8> = 2..=4;
 /// Packets from the hub to each spoke, and back: as many of each flow.
-const PACKETS: u64 = 21_000;
+const PACKETS: u64 = 12_000;
 const _: () = assert!(PACKETS.is_multiple_of(FLOWS as u64 * IN_A_ROW));
 
 fn private_key(number: u8) -> PrivateKey {
@@ -67,10 +67,10 @@ struct Host {
     tun: MemoryTunHandle,
 }
 
-/// Host `number`, which knows the hosts `peers` and where they are.
-fn host(network: &MemoryNetwork, number: u8, peers: impl IntoIterator<Item = u8>) -> Host {
+/// Host `number` with so many worker threads, which knows the hosts `peers` and where they are.
+fn host(network: &MemoryNetwork, threads: usize, number: u8, peers: impl IntoIterator<Item = u8>) -> Host {
     let (tun, handle) = MemoryTun::new("memory", MTU);
-    let device = Device::builder(tun, network.host(&[outer(number)])).start().expect("threads start");
+    let device = Device::builder(tun, network.host(&[outer(number)])).threads(threads).start().expect("threads start");
     let peers = peers.into_iter().map(|peer| PeerUpdate {
         endpoint: Some(SocketAddr::new(outer(peer), PORT)),
         allowed_ips: vec![AllowedIpUpdate {
@@ -168,9 +168,13 @@ fn receive_from(tun: &MemoryTunHandle, arrived: &[(u8, &Arrived)], total: impl F
 /// each packet arrives once, in its flow's order.
 #[test]
 fn flows_of_several_peers_stay_whole() {
+    THREADS.into_iter().for_each(check_flows);
+}
+
+fn check_flows(threads: usize) {
     let network = MemoryNetwork::new();
-    let hub = host(&network, 1, SPOKES);
-    let spokes: Vec<(u8, Host)> = SPOKES.map(|number| (number, host(&network, number, [1]))).collect();
+    let hub = host(&network, threads, 1, SPOKES);
+    let spokes: Vec<(u8, Host)> = SPOKES.map(|number| (number, host(&network, threads, number, [1]))).collect();
     let to_spokes: Vec<Arrived> = spokes.iter().map(|_| Arrived::default()).collect();
     let to_hub: Vec<Arrived> = spokes.iter().map(|_| Arrived::default()).collect();
     let per_flow = PACKETS / u64::from(FLOWS);
@@ -193,7 +197,7 @@ fn flows_of_several_peers_stay_whole() {
             });
         });
     });
-    println!("{} packets in {:.1?}", 2 * PACKETS * spokes.len() as u64, start.elapsed());
+    println!("{threads} threads: {} packets in {:.1?}", 2 * PACKETS * spokes.len() as u64, start.elapsed());
     assert!(hub.device.snapshot().peers.iter().all(|peer| peer.last_handshake.is_some()));
     let more = hub.tun.receive(Duration::from_millis(20));
     assert!(more.is_none(), "one more than was sent");
@@ -203,7 +207,11 @@ fn flows_of_several_peers_stay_whole() {
 /// also those that waited for the first session and those that were on their way from one session to the next.
 #[test]
 fn rekeys_under_load_lose_and_reorder_nothing() {
-    const REKEYS: usize = 30;
+    THREADS.into_iter().for_each(check_rekeys);
+}
+
+fn check_rekeys(threads: usize) {
+    const REKEYS: usize = 20;
     /// A little more than what a responder asks for between two initiations of one peer.
     const BETWEEN_REKEYS: Duration = Duration::from_millis(25);
     /// An initiation that is not answered within this is sent again.
@@ -211,7 +219,7 @@ fn rekeys_under_load_lose_and_reorder_nothing() {
     /// Packets sent before the device is heard again.
     const BURST: u64 = 32;
     let network = MemoryNetwork::new();
-    let host = host(&network, 1, [2]);
+    let host = host(&network, threads, 1, [2]);
     let mut wire = Wire::new(&network);
     let mut peer = ScriptedPeer::new(private_key(2), public_key(1));
     let (to_peer, to_device) = (Arrived::default(), Arrived::default());
@@ -276,13 +284,21 @@ fn rekeys_under_load_lose_and_reorder_nothing() {
     });
     let from_device = from_device.into_inner();
     assert_eq!(ledger.total(), from_device, "from the device to the peer");
-    println!("{REKEYS} sessions, {from_device} packets out and {} in, {:.1?}", from_peer.into_inner(), start.elapsed());
+    println!(
+        "{threads} threads: {REKEYS} sessions, {from_device} packets out and {} in, {:.1?}",
+        from_peer.into_inner(),
+        start.elapsed()
+    );
 }
 
 /// With more to do in either direction than it can, a device goes on with both: what comes in, in trains, does not keep
 /// waiting what goes out, nor the reverse.
 #[test]
 fn neither_direction_starves_the_other() {
+    THREADS.into_iter().for_each(check_directions);
+}
+
+fn check_directions(threads: usize) {
     const MESSAGES: u64 = 60_000;
     /// Fewer than the queue of a socket in memory has room for.
     const WAITING_MAX: u64 = 10_000;
@@ -291,7 +307,7 @@ fn neither_direction_starves_the_other() {
     /// Packets of one direction that may pass for each of the other.
     const RATIO_MAX: u64 = 20;
     let network = MemoryNetwork::new();
-    let host = host(&network, 1, [2]);
+    let host = host(&network, threads, 1, [2]);
     let mut wire = Wire::new(&network);
     let mut peer = ScriptedPeer::new(private_key(2), public_key(1));
     wire.send(&peer.initiation());
@@ -348,7 +364,7 @@ fn neither_direction_starves_the_other() {
     });
     let first = first.expect("there are more messages than wait");
     let (received, transmitted) = (last.0 - first.0, last.1 - first.1);
-    println!("{received} messages in, {transmitted} out meanwhile");
+    println!("{threads} threads: {received} messages in, {transmitted} out meanwhile");
     assert!(received > MESSAGES / 4, "too few to tell");
     assert!(transmitted * RATIO_MAX >= received, "{received} messages in, only {transmitted} out");
     assert!(received * RATIO_MAX >= transmitted, "{transmitted} messages out, only {received} in");
