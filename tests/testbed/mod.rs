@@ -22,18 +22,24 @@
 //! | `uapi` | a raw client of the UAPI socket |
 //! | `capture` | tcpdump, and the packets that it saw |
 //! | `traffic` | ping, iperf3, a checked TCP transfer |
+//! | `load` | traffic in the background, floods, paced traffic that is counted |
+//! | `numbered` | payloads that show whether they were lost, reordered, repeated or altered |
+//! | `scripted` | a peer that the test plays itself |
 //! | `process` | commands with a deadline, daemons killed on drop, `/proc` |
 //! | `skip` | what was skipped, and why |
-//! | `sys` | the two system calls that std lacks |
+//! | `sys` | the system calls that std lacks |
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test target uses another part of the testbed")]
 
 mod capture;
 mod daemon;
 mod dump;
 mod keys;
+mod load;
 mod namespace;
+mod numbered;
 mod pair;
 mod process;
+mod scripted;
 mod skip;
 mod sys;
 mod traffic;
@@ -45,9 +51,12 @@ pub use capture::{Capture, Frame};
 pub use daemon::{Daemon, Implementation, unique_interface};
 pub use dump::{Dump, DumpedPeer};
 pub use keys::{Keys, random_bytes, random_key};
+pub use load::{Pace, Strangers, TcpCounters, TcpLoad, UdpFlood, paced, udp_socket};
 pub use namespace::{Namespace, veth};
+pub use numbered::{Ledger, NUMBERED_LEN_MIN, write_numbered};
 pub use pair::{Initiator, Node, Outer, Pair, PairOptions};
 pub use process::{Process, Scratch, check_idle, run_to_end, signal, status_field, try_run_to_end};
+pub use scripted::{Heard, ScriptedPeer, ScriptedSocket, echo_reply, echo_request, forged_initiation};
 pub use skip::{missing, name_of, skip};
 pub use sys::{SIGINT, SIGKILL, SIGTERM};
 pub use traffic::{Iperf, Ping, iperf, listen, ping, ping_with, transfer};

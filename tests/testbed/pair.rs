@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::capture::Capture;
-use super::daemon::{Daemon, Implementation};
+use super::daemon::{Daemon, Implementation, unique_interface};
 use super::keys::{Keys, random_key};
 use super::namespace::{Namespace, veth};
 use super::traffic::{ping, transfer};
@@ -48,6 +48,8 @@ pub struct PairOptions {
     pub inner_mtu: Option<u32>,
     /// The veth pair's MTU; the system's 1500 if `None`.
     pub outer_mtu: Option<u32>,
+    /// The worker threads of either daemon (`ADIT_THREADS`); what the daemon chooses if `None`.
+    pub threads: Option<usize>,
     /// Watches that nothing leaves in plaintext and nothing arrives sealed. Costs two captures.
     pub wiretap: bool,
 }
@@ -62,6 +64,7 @@ impl Default for PairOptions {
             psk: false,
             inner_mtu: None,
             outer_mtu: None,
+            threads: None,
             wiretap: true,
         }
     }
@@ -82,7 +85,15 @@ impl Node {
     /// Starts a daemon as end number `n`, gives it a key, a port and its inner addresses, and brings it up.
     #[track_caller]
     pub fn start(ns: &Namespace, implementation: Implementation, n: u8) -> Self {
-        let daemon = Daemon::start(ns, implementation);
+        Self::start_with(ns, implementation, n, None)
+    }
+
+    /// The same with this number of worker threads.
+    #[track_caller]
+    pub fn start_with(ns: &Namespace, implementation: Implementation, n: u8, threads: Option<usize>) -> Self {
+        let threads = threads.map(|threads| threads.to_string());
+        let environment = threads.iter().map(|threads| ("ADIT_THREADS", threads.as_str())).collect::<Vec<_>>();
+        let daemon = Daemon::start_with(ns, implementation, &unique_interface(), &environment);
         let node = Self {
             daemon,
             ns: ns.clone(),
@@ -160,8 +171,8 @@ impl Pair {
                 ns.ip(&format!("link set {OUTER} mtu {mtu}"));
             }
         }
-        let left = Node::start(&left, options.left, 1);
-        let right = Node::start(&right, options.right, 2);
+        let left = Node::start_with(&left, options.left, 1, options.threads);
+        let right = Node::start_with(&right, options.right, 2, options.threads);
         let mut pair = Self { left, right, psk: options.psk.then(random_key), options, wiretap: None };
         let (left_conf, right_conf) = pair.configurations();
         if let Some(mtu) = pair.options.inner_mtu {
@@ -196,6 +207,23 @@ impl Pair {
     /// Where the right end is reached.
     pub fn right_endpoint(&self) -> SocketAddr {
         SocketAddr::new(self.options.outer.address(2), self.right.port)
+    }
+
+    /// A further namespace, joined to the left one by an outer network of its own: `10.0.N.0/24`, the left end at 1, the
+    /// new one at `n`.
+    #[track_caller]
+    pub fn join(&self, role: &str, n: u8) -> Namespace {
+        let namespace = Namespace::new(role);
+        let name = format!("{OUTER}{n}");
+        veth(&self.left.ns, &name, &namespace, OUTER);
+        self.left.ns.ip(&format!("address add 10.0.{n}.1/24 dev {name}"));
+        namespace.ip(&format!("address add 10.0.{n}.{n}/24 dev {OUTER}"));
+        namespace
+    }
+
+    /// Where the left end is reached from the namespace that `join` made with `n`.
+    pub fn left_endpoint_from(&self, n: u8) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::new(10, 0, n, 1).into(), self.left.port)
     }
 
     /// Brings the session up by pings in both directions, the initiator's first.

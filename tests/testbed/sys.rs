@@ -1,7 +1,8 @@
-//! The two system calls that std lacks: entering a network namespace and sending a signal.
+//! The system calls that std lacks: entering a network namespace, sending a signal, a large receive buffer.
 
 use std::fs::File;
 use std::io;
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
 pub const SIGINT: i32 = libc::SIGINT;
@@ -20,6 +21,21 @@ pub fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
     let pid = i32::try_from(pid).map_err(io::Error::other)?;
     // SAFETY: kill takes no pointers.
     let result = unsafe { libc::kill(pid, signal) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives a socket a receive buffer of this many bytes, beyond what the system lets everybody have.
+pub fn force_receive_buffer(socket: &UdpSocket, len: libc::c_int) -> io::Result<()> {
+    // SAFETY: the option's value is an int that outlives the call; the descriptor is open as long as `socket` is borrowed.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const len).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -24,6 +24,17 @@ pub struct Ping {
     pub text: String,
 }
 
+impl Ping {
+    /// The round-trip time, in milliseconds, that this share of the answers did not exceed; infinite without answers.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let after = |line: &str| line.split_once("time=")?.1.split_whitespace().next()?.parse::<f64>().ok();
+        let mut times: Vec<f64> = self.text.lines().filter_map(after).collect();
+        times.sort_by(f64::total_cmp);
+        let at = (times.len() as f64 * share) as usize;
+        times.get(at.min(times.len().saturating_sub(1))).copied().unwrap_or(f64::INFINITY)
+    }
+}
+
 /// Pings `count` times and fails the test unless every answer comes.
 #[track_caller]
 pub fn ping(from: &Namespace, to: impl Display, count: u32) {
