@@ -306,7 +306,7 @@ fn check_directions(threads: usize) {
     const TRAIN: usize = 50;
     /// Packets of one direction that may pass for each of the other: some multiple of what the budgets of a turn give, as a
     /// busy machine does not always let the test fill both queues.
-    const RATIO_MAX: u64 = 64;
+    const RATIO_MAX: u64 = 16;
     let network = MemoryNetwork::new();
     let host = host(&network, threads, 1, [2]);
     let mut wire = Wire::new(&network);

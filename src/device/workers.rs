@@ -107,6 +107,19 @@ struct Round {
     more: bool,
 }
 
+impl Round {
+    fn add(&mut self, turn: Turn) -> io::Result<()> {
+        match turn {
+            Turn::Nothing => {}
+            Turn::Busy => self.busy = true,
+            Turn::Drained => self.worked = true,
+            Turn::Full => (self.worked, self.more) = (true, true),
+            Turn::Gone(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
 impl Crew {
     /// As many lanes as the interface has queues, at most one for each worker.
     pub(crate) fn new(shared: Arc<Shared>, queues: Vec<TunQueue>) -> Self {
@@ -371,19 +384,21 @@ impl Worker {
     }
 }
 
-/// A turn in each direction of a lane.
-fn run_round(crew: &Crew, lane: &Lane, now: Instant) -> io::Result<Round> {
+/// A turn in each direction of a lane. One batch of small packets from the sockets is worth many from the TUN, so the
+/// outbound direction has as many turns as take the time that the inbound one took.
+fn run_round(crew: &Crew, lane: &Lane, start: Instant) -> io::Result<Round> {
     let mut round = Round::default();
-    for turn in [lane.outbound.turn(crew, &lane.inbound, now), lane.inbound.turn(crew, now)] {
-        match turn {
-            Turn::Nothing => {}
-            Turn::Busy => round.busy = true,
-            Turn::Drained => round.worked = true,
-            Turn::Full => (round.worked, round.more) = (true, true),
-            Turn::Gone(error) => return Err(error),
+    round.add(lane.inbound.turn(crew, start))?;
+    let inbound_end = if round.worked { now() } else { start };
+    let until = inbound_end + inbound_end.since(start);
+    loop {
+        let turn = lane.outbound.turn(crew, &lane.inbound, inbound_end);
+        let more = matches!(turn, Turn::Full);
+        round.add(turn)?;
+        if !more || now() >= until {
+            return Ok(round);
         }
     }
-    Ok(round)
 }
 
 /// Registers a source that has a file descriptor, for edges; others wake the thread themselves.
