@@ -4,8 +4,14 @@
 //! packet, because tun-rs copies and allocates for each packet of a super-packet. A read is one `readv` into a
 //! receive buffer; a write is one `writev` for each group that the [`Coalescer`] finds, payloads by reference.
 //!
+//! With several queues each has a descriptor of its own. The kernel puts a flow's packets into the queue that a hash of
+//! its addresses and ports names, or, once the flow's packets were written in the other direction, into the queue that
+//! they were written through: a flow stays with the worker that has its session. Header length and offloads are the
+//! interface's, and hold for all its queues.
+//!
 //! Invariants:
 //! - the interface is left down and is not persistent: it vanishes with its last descriptor;
+//! - nobody else shares it: one with several queues, which the kernel would let others attach to, is always new;
 //! - a write that the system refuses loses its packets and nothing else; a *coalesced* write that it refuses is repeated
 //!   packet by packet, and coalescing ends for good when that keeps happening.
 
@@ -22,6 +28,8 @@ use super::offload::{Coalescer, GROUP_HEADER_MAX, GROUP_MAX, Group, SuperPacket,
 use super::{Readiness, ReceiveError, Tun, TunEvents, TunQueue, TunReceiver, TunSender, Wake};
 use crate::packet::{Buffers, PacketRef};
 use crate::sys;
+use crate::sys::interface::index_by_name;
+use crate::sys::tun::DRIVER;
 
 /// The MTU that an interface is made with: Ethernet's 1500 less IPv6, UDP and WireGuard headers (40 + 8 + 32).
 pub const MTU_DEFAULT: u16 = 1420;
@@ -29,8 +37,8 @@ pub const MTU_DEFAULT: u16 = 1420;
 /// Longest name that an interface can have, in bytes: IFNAMSIZ with its terminating zero.
 pub const NAME_LEN_MAX: usize = 15;
 
-/// The device that makes TUN interfaces.
-const DRIVER: &str = "/dev/net/tun";
+/// What every queue of an interface with several is attached with.
+const QUEUE_FLAGS: c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE;
 
 /// Coalesced writes that may be refused, one after the other, before coalescing is given up: once may be the fault of
 /// one packet, always is the kernel's.
@@ -105,6 +113,10 @@ pub struct LinuxTun {
     vnet: bool,
     /// Whether UDP super-packets can be exchanged (Linux 6.2).
     udp: bool,
+    /// Whether more queues can be attached.
+    multi_queue: bool,
+    /// Its index, if it was in this network namespace when it was opened.
+    index: Option<u32>,
     events: Option<LinkEvents>,
     mtu: usize,
     taken: bool,
@@ -113,15 +125,22 @@ pub struct LinuxTun {
 impl LinuxTun {
     /// Makes an interface, or attaches to a persistent one that nobody uses. `name` may hold one `%d`, for which the
     /// system finds a number. The MTU is set to [`MTU_DEFAULT`]; the interface is left as it is otherwise: a new one
-    /// is down.
+    /// is down. `queues`: more than 1 makes one that can have several; a persistent one has one.
     ///
     /// Opens what it takes to follow the interface into other network namespaces, so that the privileges for that may
     /// be dropped afterwards.
-    pub fn create(name: &str) -> Result<Self, OpenError> {
+    pub fn create(name: &str, queues: usize) -> Result<Self, OpenError> {
         check_name(name)?;
         // tun-rs would make the device node itself where it is missing, which is not for a daemon to do.
         if let Err(error) = Path::new(DRIVER).metadata() {
             return Err(OpenError::NoDriver(error));
+        }
+        if queues > 1 {
+            match make_multi_queue(name) {
+                Ok(tun) => return Self::from_fd(tun),
+                // Whatever it is, it stops the making of a plain one, too, or else that is good enough.
+                Err(error) => tracing::debug!(%error, "one queue instead of {queues}"),
+            }
         }
         let device = tun_rs::DeviceBuilder::new()
             .name(name)
@@ -134,7 +153,7 @@ impl LinuxTun {
                 Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted(error),
                 Some(libc::EBUSY | libc::EEXIST) => OpenError::NameTaken(name.to_owned()),
                 // TUNSETIFF on a name that an interface of another kind has.
-                Some(libc::EINVAL) if sys::tun::exists(name) => OpenError::NameTaken(name.to_owned()),
+                Some(libc::EINVAL) if index_by_name(name).is_some() => OpenError::NameTaken(name.to_owned()),
                 _ => OpenError::System { operation: "make the TUN interface", source: error },
             })?;
         Self::from_fd(sys::tun::take(device))
@@ -157,14 +176,59 @@ impl LinuxTun {
         };
         let file = Arc::new(File::from(tun));
         let events = LinkEvents::open(Arc::clone(&file)).map_err(OpenError::system("watch the TUN interface"))?;
-        let mtu = events.mtu();
-        Ok(Self { file, name: interface.name, vnet, udp, events: Some(events), mtu, taken: false })
+        Ok(Self {
+            file,
+            name: interface.name,
+            vnet,
+            udp,
+            multi_queue: has(libc::IFF_MULTI_QUEUE),
+            index: events.index(),
+            mtu: events.mtu(),
+            events: Some(events),
+            taken: false,
+        })
+    }
+
+    /// One more descriptor of the interface, with a queue of its own. Needs the privilege to make interfaces.
+    fn attach(&self) -> io::Result<OwnedFd> {
+        // The kernel finds the interface by its name in this namespace. One that is not here any more would not be found,
+        // but made: so it is looked at before, and once more afterwards.
+        let is_here = |name: &str| self.index.is_some() && index_by_name(name) == self.index;
+        let elsewhere = || io::Error::other("the interface is in another network namespace");
+        let name = sys::tun::interface(self.file.as_fd())?.name;
+        if !is_here(&name) {
+            return Err(elsewhere());
+        }
+        let vnet = if self.vnet { libc::IFF_VNET_HDR } else { 0 };
+        let tun = sys::tun::attach(&name, QUEUE_FLAGS | vnet)?;
+        if is_here(&sys::tun::interface(tun.as_fd())?.name) { Ok(tun) } else { Err(elsewhere()) }
+    }
+
+    fn queue(&self, file: Arc<File>) -> TunQueue {
+        let sender = LinuxSender {
+            file: Arc::clone(&file),
+            vnet: self.vnet,
+            coalescer: Coalescer::new(self.vnet, self.vnet && self.udp),
+            tcp_refused: 0,
+            udp_refused: 0,
+        };
+        TunQueue { receiver: Box::new(LinuxReceiver { file, vnet: self.vnet }), sender: Box::new(sender) }
     }
 
     /// The descriptor, for handing the interface over to another process.
     pub fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Makes a new interface that can have several queues, with the first of them.
+///
+/// Whoever has the privilege may attach to one that there is, unlike to one with a single queue; so there must be none,
+/// or two daemons would share it without knowing.
+fn make_multi_queue(name: &str) -> io::Result<OwnedFd> {
+    let tun = sys::tun::attach(name, QUEUE_FLAGS | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL)?;
+    sys::tun::set_mtu(&sys::tun::interface(tun.as_fd())?.name, MTU_DEFAULT.into())?;
+    Ok(tun)
 }
 
 /// Turns on what the kernel has, and says whether that includes UDP.
@@ -200,19 +264,21 @@ impl Tun for LinuxTun {
         self.mtu
     }
 
-    fn queues(&mut self, _count: usize) -> io::Result<Vec<TunQueue>> {
+    fn queues(&mut self, count: usize) -> io::Result<Vec<TunQueue>> {
         if std::mem::replace(&mut self.taken, true) {
             return Err(io::Error::other("the queues were taken already"));
         }
-        let receiver = LinuxReceiver { file: Arc::clone(&self.file), vnet: self.vnet };
-        let sender = LinuxSender {
-            file: Arc::clone(&self.file),
-            vnet: self.vnet,
-            coalescer: Coalescer::new(self.vnet, self.vnet && self.udp),
-            tcp_refused: 0,
-            udp_refused: 0,
-        };
-        Ok(vec![TunQueue { receiver: Box::new(receiver), sender: Box::new(sender) }])
+        let mut queues = vec![self.queue(Arc::clone(&self.file))];
+        while self.multi_queue && queues.len() < count {
+            match self.attach() {
+                Ok(tun) => queues.push(self.queue(Arc::new(tun.into()))),
+                Err(error) => {
+                    tracing::debug!(%error, "{} queues instead of {count}", queues.len());
+                    break;
+                }
+            }
+        }
+        Ok(queues)
     }
 
     fn events(&mut self) -> io::Result<Box<dyn TunEvents>> {
