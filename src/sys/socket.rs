@@ -65,13 +65,43 @@ impl SocketOption {
     }
 }
 
+/// Sets and gets what sockets are asked for: the kernel, or in a test one that refuses some of it.
+pub(crate) trait Options {
+    /// Sets `option`.
+    fn set(&self, option: SocketOption, socket: BorrowedFd<'_>, value: libc::c_int) -> io::Result<()>;
+
+    /// The present value of `option`.
+    fn get(&self, option: SocketOption, socket: BorrowedFd<'_>) -> io::Result<libc::c_int>;
+
+    /// See [`steer_group`].
+    fn steer(&self, socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()>;
+}
+
+/// The kernel that this runs on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kernel;
+
+impl Options for Kernel {
+    fn set(&self, option: SocketOption, socket: BorrowedFd<'_>, value: libc::c_int) -> io::Result<()> {
+        option.set(socket, value)
+    }
+
+    fn get(&self, option: SocketOption, socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+        option.get(socket)
+    }
+
+    fn steer(&self, socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+        steer_group(socket, program)
+    }
+}
+
 /// One instruction of classic BPF: code, jumps if true and if false, and a constant.
 pub(crate) type Instruction = libc::sock_filter;
 
 /// Has `program` decide which socket of the group that `socket` shares its port with gets a datagram: it is run on the
 /// UDP payload, and returns the socket's place in the order of binding. Where there is no such place, or without a
 /// program, a hash of the addresses decides. Fails where `socket` is in no such group.
-pub(crate) fn steer_group(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+fn steer_group(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
     let len = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     let size = size_of::<libc::sock_fprog>() as libc::socklen_t;

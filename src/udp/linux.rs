@@ -3,7 +3,14 @@
 //! # Receiving
 //! `recvmmsg` fills several buffers at once, and with UDP_GRO each may hold a run of equal-sized
 //! datagrams of one sender. The two families take turns in being asked first, so a flood on one does
-//! not starve the other.
+//! not starve the other; nor does one that fails.
+//!
+//! | what `recvmmsg` gives | meaning | next |
+//! |---|---|---|
+//! | EAGAIN | nothing is there | the family is not asked again before it is ready |
+//! | any other errno (EINTR, ECONNREFUSED, ENOMEM) | a signal, an ICMP error for something sent, no memory | again, [`RETRIES_MAX`] times; then it is the socket's failure, told if the other family has nothing either |
+//! | a message that is empty, truncated or without a sender | of no use | passed over |
+//! | no UDP_GRO beside it | a kernel before 5.0, or one datagram | it is one datagram |
 //!
 //! # Sending
 //! A train goes out as one message with UDP_SEGMENT where that works, and as single datagrams where
@@ -42,7 +49,8 @@ use super::{
 };
 use crate::packet::Buffers;
 use crate::sys::cmsg::Outbound;
-use crate::sys::mmsg::{Datagrams, ReceiveArray, SendArray};
+use crate::sys::mmsg::{Datagrams, ReceiveArray, ReceiveMany, SendArray, SendMany};
+use crate::sys::socket::Kernel;
 
 /// Messages in one `recvmmsg`: more than any worker has buffers for.
 const RECEIVE_BATCH_MAX: usize = 64;
@@ -66,7 +74,7 @@ pub struct LinuxUdp;
 
 impl Udp for LinuxUdp {
     fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
-        let group = SocketGroup::bind(port, fwmark, receivers)?;
+        let group = SocketGroup::bind(port, fwmark, receivers, &Kernel)?;
         Ok(Arc::new(LinuxSocket {
             group: Arc::new(group),
             taken: AtomicBool::new(false),
@@ -124,9 +132,9 @@ impl Member {
 }
 
 /// Takes datagrams in, from both families' sockets.
-struct LinuxReceiver {
+struct LinuxReceiver<R = ReceiveArray> {
     member: Member,
-    array: ReceiveArray,
+    array: R,
     /// Which family is asked first in the next `receive`.
     ipv6_first: bool,
     /// Whether IPv4, and IPv6, may have something: not once it has said that it would block. Where neither
@@ -136,11 +144,17 @@ struct LinuxReceiver {
 
 impl LinuxReceiver {
     fn new(member: Member) -> Self {
-        Self { member, array: ReceiveArray::new(RECEIVE_BATCH_MAX), ipv6_first: false, ready: [true; 2] }
+        Self::with(member, ReceiveArray::new(RECEIVE_BATCH_MAX))
     }
 }
 
-impl UdpReceiver for LinuxReceiver {
+impl<R> LinuxReceiver<R> {
+    fn with(member: Member, array: R) -> Self {
+        Self { member, array, ipv6_first: false, ready: [true; 2] }
+    }
+}
+
+impl<R: ReceiveMany> UdpReceiver for LinuxReceiver<R> {
     fn readiness(&mut self, _wake: Wake) -> Vec<Readiness> {
         self.member.pair().sockets().map(|socket| Readiness::Fd(socket.fd().as_raw_fd())).collect()
     }
@@ -159,27 +173,35 @@ impl UdpReceiver for LinuxReceiver {
         let ipv6_first = self.ipv6_first;
         self.ipv6_first = !ipv6_first;
         let mut first_free = 0;
+        let mut failed = None;
         for ipv6 in [ipv6_first, !ipv6_first] {
             let ready = &mut self.ready[usize::from(ipv6)];
             match self.member.pair().family(ipv6) {
                 Some(socket) if *ready => {
-                    (first_free, *ready) = receive_from(socket, &mut self.array, buffers, first_free, received)?;
+                    match receive_from(socket, &mut self.array, buffers, first_free, received) {
+                        Ok(progress) => (first_free, *ready) = progress,
+                        // The other family's datagrams count all the same, and come first.
+                        Err(error) => failed = Some(error),
+                    }
                 }
                 Some(_) => {}
                 None => *ready = false,
             }
         }
-        Ok(self.ready != [false; 2])
+        match failed {
+            Some(error) if received.is_empty() => Err(error),
+            _ => Ok(self.ready != [false; 2]),
+        }
     }
 }
 
 /// One thread's way to send.
-struct LinuxSender {
+struct LinuxSender<S = SendArray> {
     member: Member,
-    array: SendArray,
+    array: S,
 }
 
-impl UdpSender for LinuxSender {
+impl<S: SendMany> UdpSender for LinuxSender<S> {
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
         assert_eq!(transmits.len(), sent.len());
         sent.fill(Sent::default());
@@ -221,7 +243,7 @@ impl UdpSender for LinuxSender {
 /// would have blocked.
 fn receive_from(
     socket: &FamilySocket,
-    array: &mut ReceiveArray,
+    array: &mut impl ReceiveMany,
     buffers: &mut Buffers,
     first_free: usize,
     received: &mut Vec<Received>,
@@ -477,5 +499,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod tests;

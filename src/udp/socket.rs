@@ -36,7 +36,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::steering::{self, RECEIVERS_MAX};
-use crate::sys::socket::{SocketOption, steer_group};
+use crate::sys::socket::{Options, SocketOption};
 
 /// Bytes of room asked for in each direction: what wireguard-go asks for. At 10 Gbit/s it holds about
 /// 5 ms, longer than a worker is ever away from its socket.
@@ -71,39 +71,39 @@ impl FamilySocket {
     }
 
     /// Binds one; `shared`: as a member of a group.
-    fn bind(address: SocketAddr, fwmark: u32, shared: bool) -> io::Result<(Self, u16)> {
-        let socket = unbound(address)?;
+    fn bind(address: SocketAddr, fwmark: u32, shared: bool, options: &impl Options) -> io::Result<(Self, u16)> {
+        let socket = unbound(address, options)?;
         let fd = socket.as_fd();
         if address.is_ipv4() {
-            SocketOption::IP_PKTINFO.set(fd, 1)?;
-            SocketOption::IP_RECVTOS.set(fd, 1)?;
+            options.set(SocketOption::IP_PKTINFO, fd, 1)?;
+            options.set(SocketOption::IP_RECVTOS, fd, 1)?;
             // [KERNEL-DF] The kernel's outer IPv4 header never carries DF, and a datagram larger than
             // the path is fragmented, here or by a router: a tunnel whose path shrinks gets slow, not
             // dead. IP_PMTUDISC_DONT is exactly that, while the learnt path MTU still counts.
-            SocketOption::IP_MTU_DISCOVER.set(fd, libc::IP_PMTUDISC_DONT)?;
+            options.set(SocketOption::IP_MTU_DISCOVER, fd, libc::IP_PMTUDISC_DONT)?;
         } else {
-            SocketOption::IPV6_RECVPKTINFO.set(fd, 1)?;
-            SocketOption::IPV6_RECVTCLASS.set(fd, 1)?;
+            options.set(SocketOption::IPV6_RECVPKTINFO, fd, 1)?;
+            options.set(SocketOption::IPV6_RECVTCLASS, fd, 1)?;
             // IPv6 routers do not fragment. WANT fragments here, to the path MTU that they report.
-            SocketOption::IPV6_MTU_DISCOVER.set(fd, libc::IPV6_PMTUDISC_WANT)?;
+            options.set(SocketOption::IPV6_MTU_DISCOVER, fd, libc::IPV6_PMTUDISC_WANT)?;
         }
         if fwmark != 0 {
-            SocketOption::SO_MARK.set(fd, fwmark.cast_signed())?;
+            options.set(SocketOption::SO_MARK, fd, fwmark.cast_signed())?;
         }
         for (force, plain) in [
             (SocketOption::SO_RCVBUFFORCE, SocketOption::SO_RCVBUF),
             (SocketOption::SO_SNDBUFFORCE, SocketOption::SO_SNDBUF),
         ] {
             // Only a privileged process may exceed the system's limit; what it grants instead will do.
-            if force.set(fd, SOCKET_BUFFER_LEN).is_err() {
-                let _ = plain.set(fd, SOCKET_BUFFER_LEN);
+            if options.set(force, fd, SOCKET_BUFFER_LEN).is_err() {
+                let _ = options.set(plain, fd, SOCKET_BUFFER_LEN);
             }
         }
         // Refused by kernels before 5.0, which then simply do not coalesce.
-        let _ = SocketOption::UDP_GRO.set(fd, 1);
-        let segmentation = SocketOption::UDP_SEGMENT.get(fd).is_ok();
+        let _ = options.set(SocketOption::UDP_GRO, fd, 1);
+        let segmentation = options.get(SocketOption::UDP_SEGMENT, fd).is_ok();
         if shared {
-            SocketOption::SO_REUSEPORT.set(fd, 1)?;
+            options.set(SocketOption::SO_REUSEPORT, fd, 1)?;
         }
         let port = bind(&socket, address)?;
         Ok((Self { fd: socket.into(), segmentation: AtomicBool::new(segmentation) }, port))
@@ -111,10 +111,10 @@ impl FamilySocket {
 }
 
 /// A new socket of the family of `address`.
-fn unbound(address: SocketAddr) -> io::Result<Socket> {
+fn unbound(address: SocketAddr, options: &impl Options) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
     if address.is_ipv6() {
-        SocketOption::IPV6_V6ONLY.set(socket.as_fd(), 1)?;
+        options.set(SocketOption::IPV6_V6ONLY, socket.as_fd(), 1)?;
     }
     Ok(socket)
 }
@@ -131,29 +131,29 @@ struct Fence(Socket);
 
 impl Fence {
     /// Binds the first, which nobody else may hinder; it is neither open nor closed to datagrams yet.
-    fn bind_first(address: SocketAddr) -> io::Result<(Self, u16)> {
-        let socket = unbound(address)?;
+    fn bind_first(address: SocketAddr, options: &impl Options) -> io::Result<(Self, u16)> {
+        let socket = unbound(address, options)?;
         let port = bind(&socket, address)?;
         Ok((Self(socket), port))
     }
 
     /// Binds the second while the first and the members are there.
-    fn bind_second(address: SocketAddr) -> io::Result<Self> {
-        let fence = Self(unbound(address)?);
-        fence.open()?;
+    fn bind_second(address: SocketAddr, options: &impl Options) -> io::Result<Self> {
+        let fence = Self(unbound(address, options)?);
+        fence.open(options)?;
         bind(&fence.0, address)?;
         Ok(fence)
     }
 
     /// Lets members share the port from now on, and receives nothing any more.
-    fn open(&self) -> io::Result<()> {
-        SocketOption::SO_BINDTOIFINDEX.set(self.0.as_fd(), NO_INTERFACE)?;
-        SocketOption::SO_REUSEPORT.set(self.0.as_fd(), 1)
+    fn open(&self, options: &impl Options) -> io::Result<()> {
+        options.set(SocketOption::SO_BINDTOIFINDEX, self.0.as_fd(), NO_INTERFACE)?;
+        options.set(SocketOption::SO_REUSEPORT, self.0.as_fd(), 1)
     }
 
     /// Lets nobody share the port any more.
-    fn close(&self) -> io::Result<()> {
-        SocketOption::SO_REUSEPORT.set(self.0.as_fd(), 0)
+    fn close(&self, options: &impl Options) -> io::Result<()> {
+        options.set(SocketOption::SO_REUSEPORT, self.0.as_fd(), 0)
     }
 }
 
@@ -188,30 +188,31 @@ pub(super) struct SocketGroup {
 impl SocketGroup {
     /// Binds `port`, or one that is free on both families if it is 0, for so many receivers if that can be had, and
     /// for one otherwise.
-    pub(super) fn bind(port: u16, fwmark: u32, receivers: usize) -> io::Result<Self> {
+    pub(super) fn bind(port: u16, fwmark: u32, receivers: usize, options: &impl Options) -> io::Result<Self> {
         if receivers > 1 {
-            let fences = on_both_families(port, Fence::bind_first)?;
-            match Self::between_fences(fences, fwmark, receivers.min(RECEIVERS_MAX)) {
+            let fences = on_both_families(port, |address| Fence::bind_first(address, options))?;
+            match Self::between_fences(fences, fwmark, receivers.min(RECEIVERS_MAX), options) {
                 Ok(group) => return Ok(group),
                 Err(error) => tracing::debug!(%error, "one receiver instead of {receivers}"),
             }
         }
-        let OnBoth { v4, v6, port } = on_both_families(port, |address| FamilySocket::bind(address, fwmark, false))?;
+        let OnBoth { v4, v6, port } =
+            on_both_families(port, |address| FamilySocket::bind(address, fwmark, false, options))?;
         let fwmark = AtomicU32::new(fwmark);
         Ok(Self { pairs: Box::new([SocketPair { v4, v6 }]), port, fwmark, _fences: Box::default() })
     }
 
-    fn between_fences(first: OnBoth<Fence>, fwmark: u32, receivers: usize) -> io::Result<Self> {
+    fn between_fences(first: OnBoth<Fence>, fwmark: u32, receivers: usize, options: &impl Options) -> io::Result<Self> {
         let port = first.port;
         let mut pairs: Box<[SocketPair]> = (0..receivers).map(|_| SocketPair::default()).collect();
         let mut fences = Vec::with_capacity(4);
         if let Some(first) = first.v4 {
             let sockets = pairs.iter_mut().map(|pair| &mut pair.v4);
-            fences.extend(form_group(first, (Ipv4Addr::UNSPECIFIED, port).into(), fwmark, sockets)?);
+            fences.extend(form_group(first, (Ipv4Addr::UNSPECIFIED, port).into(), fwmark, sockets, options)?);
         }
         if let Some(first) = first.v6 {
             let sockets = pairs.iter_mut().map(|pair| &mut pair.v6);
-            fences.extend(form_group(first, (Ipv6Addr::UNSPECIFIED, port).into(), fwmark, sockets)?);
+            fences.extend(form_group(first, (Ipv6Addr::UNSPECIFIED, port).into(), fwmark, sockets, options)?);
         }
         Ok(Self { pairs, port, fwmark: AtomicU32::new(fwmark), _fences: fences.into() })
     }
@@ -243,21 +244,22 @@ fn form_group<'a>(
     address: SocketAddr,
     fwmark: u32,
     sockets: impl ExactSizeIterator<Item = &'a mut Option<FamilySocket>>,
+    options: &impl Options,
 ) -> io::Result<[Fence; 2]> {
     let program = steering::program(sockets.len() as u32);
-    first.open()?;
+    first.open(options)?;
     for (place, socket) in sockets.enumerate() {
-        let (member, _) = FamilySocket::bind(address, fwmark, true)?;
+        let (member, _) = FamilySocket::bind(address, fwmark, true, options)?;
         if place == 0 {
-            steer_group(member.fd(), &program)?;
+            options.steer(member.fd(), &program)?;
         }
         *socket = Some(member);
     }
-    let second = Fence::bind_second(address)?;
-    first.close()?;
-    second.close()?;
-    let stranger = unbound(address)?;
-    SocketOption::SO_REUSEPORT.set(stranger.as_fd(), 1)?;
+    let second = Fence::bind_second(address, options)?;
+    first.close(options)?;
+    second.close(options)?;
+    let stranger = unbound(address, options)?;
+    options.set(SocketOption::SO_REUSEPORT, stranger.as_fd(), 1)?;
     match bind(&stranger, address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok([first, second]),
         _ => Err(io::Error::other("anybody could join the sockets that share the port")),
@@ -309,6 +311,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::sys::socket::Kernel;
 
     #[test]
     fn an_address_family_that_is_absent_is_no_error() {
@@ -333,7 +336,7 @@ mod tests {
     #[test]
     fn a_port_is_not_shared() {
         for receivers in [1, 2, 3, RECEIVERS_MAX] {
-            let group = SocketGroup::bind(0, 0, receivers).unwrap();
+            let group = SocketGroup::bind(0, 0, receivers, &Kernel).unwrap();
             assert_eq!(group.pairs.len(), receivers);
             for ip in ["0.0.0.0", "127.0.0.1", "127.0.0.9", "::", "::1"] {
                 let ip: IpAddr = ip.parse().unwrap();
@@ -353,27 +356,27 @@ mod tests {
                 let other = stranger(domain);
                 other.bind(&SocketAddr::new(ip, 0).into()).unwrap();
                 let taken = other.local_addr().unwrap().as_socket().unwrap().port();
-                let error = SocketGroup::bind(taken, 0, receivers).unwrap_err();
+                let error = SocketGroup::bind(taken, 0, receivers, &Kernel).unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{receivers} after {ip}");
             }
             for again in [1, 2] {
-                let error = SocketGroup::bind(group.port, 0, again).unwrap_err();
+                let error = SocketGroup::bind(group.port, 0, again, &Kernel).unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
             }
             let port = group.port;
             drop(group);
-            assert_eq!(SocketGroup::bind(port, 0, receivers).unwrap().port, port, "free again");
+            assert_eq!(SocketGroup::bind(port, 0, receivers, &Kernel).unwrap().port, port, "free again");
         }
     }
 
     #[test]
     fn there_are_no_more_receivers_than_can_be_told_apart() {
-        assert_eq!(SocketGroup::bind(0, 0, 1000).unwrap().pairs.len(), RECEIVERS_MAX);
+        assert_eq!(SocketGroup::bind(0, 0, 1000, &Kernel).unwrap().pairs.len(), RECEIVERS_MAX);
     }
 
     #[test]
     fn the_buffers_are_as_large_as_the_system_grants() {
-        let group = SocketGroup::bind(0, 0, 1).unwrap();
+        let group = SocketGroup::bind(0, 0, 1, &Kernel).unwrap();
         let plain = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         plain.set_recv_buffer_size(SOCKET_BUFFER_LEN as usize).unwrap();
         let granted = plain.recv_buffer_size().unwrap() as i32;

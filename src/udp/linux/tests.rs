@@ -7,12 +7,12 @@ use super::super::steering;
 use super::*;
 use crate::sys::socket::SocketOption;
 
-const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+pub(super) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(super) const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 /// One bound socket with its receiver and a sender.
-struct End {
-    socket: Arc<dyn UdpSocket>,
+pub(super) struct End {
+    pub(super) socket: Arc<dyn UdpSocket>,
     receiver: Box<dyn UdpReceiver>,
     sender: Box<dyn UdpSender>,
     buffers: Buffers,
@@ -20,13 +20,13 @@ struct End {
 }
 
 impl End {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let socket = LinuxUdp.bind(0, 0, 1).unwrap();
         let (receiver, sender) = (socket.receivers().unwrap().remove(0), socket.sender().unwrap());
         Self { socket, receiver, sender, buffers: Buffers::new(8), received: Vec::with_capacity(8) }
     }
 
-    fn at(&self, ip: IpAddr) -> SocketAddr {
+    pub(super) fn at(&self, ip: IpAddr) -> SocketAddr {
         (ip, self.socket.port()).into()
     }
 
@@ -38,7 +38,7 @@ impl End {
     }
 
     /// Receives until `count` datagrams have come, or gives up after some seconds.
-    fn receive(&mut self, count: usize) -> Vec<(Received, Vec<u8>)> {
+    pub(super) fn receive(&mut self, count: usize) -> Vec<(Received, Vec<u8>)> {
         let deadline = Instant::now() + Duration::from_secs(5);
         let mut datagrams = Vec::new();
         while datagrams.len() < count && Instant::now() < deadline {
@@ -57,7 +57,7 @@ impl End {
 
 /// A sender whose sockets were changed.
 fn sender(change: impl FnOnce(&mut SocketPair)) -> LinuxSender {
-    let mut group = SocketGroup::bind(0, 0, 1).unwrap();
+    let mut group = SocketGroup::bind(0, 0, 1, &Kernel).unwrap();
     change(&mut group.pairs[0]);
     LinuxSender { member: Member { group: Arc::new(group), place: 0 }, array: SendArray::new(SEND_BATCH_MAX) }
 }
