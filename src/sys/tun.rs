@@ -1,8 +1,8 @@
 //! What a TUN's file descriptor can be asked and told (linux/if_tun.h).
 
 use std::ffi::{CStr, c_int, c_short, c_uint};
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -23,6 +23,41 @@ pub(crate) fn take(owner: impl IntoRawFd) -> OwnedFd {
     let fd = owner.into_raw_fd();
     // SAFETY: `IntoRawFd` hands its open descriptor over to the caller, who is now its only owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// What the data path asks of a TUN's descriptor: the kernel, or in a test something that refuses.
+pub(crate) trait Descriptor: Send + Sync {
+    /// Reads one packet, and its header before it, into `parts`.
+    fn read(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
+
+    /// Writes one packet, and its header before it, which lie in `parts`. Takes it as a whole or not at all.
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Says which offloads (TUN_F_*) the reader can deal with. Fails with EINVAL for one that the kernel lacks.
+    fn set_offload(&self, offloads: c_uint) -> io::Result<()>;
+
+    /// Sets how many bytes the virtio header before each packet has.
+    fn set_vnet_header_len(&self, len: c_int) -> io::Result<()>;
+}
+
+impl Descriptor for File {
+    fn read(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&mut &*self).read_vectored(parts)
+    }
+
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        (&mut &*self).write_vectored(parts).map(drop)
+    }
+
+    fn set_offload(&self, offloads: c_uint) -> io::Result<()> {
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        check(unsafe { libc::ioctl(self.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) })
+    }
+
+    fn set_vnet_header_len(&self, len: c_int) -> io::Result<()> {
+        // SAFETY: TUNSETVNETHDRSZ reads one `int` through its argument, which is one and outlives the call.
+        check(unsafe { libc::ioctl(self.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) })
+    }
 }
 
 /// A descriptor, which does not block, of the interface `name`: one more queue, if that has several. Without such an
@@ -72,18 +107,6 @@ pub(crate) fn interface(tun: BorrowedFd<'_>) -> io::Result<Interface> {
     // SAFETY: `ifru_flags` is an integer, any bytes are a value of it, and TUNGETIFF filled it.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     Ok(Interface { name: name.to_string_lossy().into_owned(), flags: c_int::from(flags) })
-}
-
-/// Says which offloads (TUN_F_*) the reader of `tun` can deal with. Fails with EINVAL for one that the kernel lacks.
-pub(crate) fn set_offload(tun: BorrowedFd<'_>, offloads: c_uint) -> io::Result<()> {
-    // SAFETY: TUNSETOFFLOAD takes its argument by value.
-    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) })
-}
-
-/// Sets how many bytes the virtio header before each packet has.
-pub(crate) fn set_vnet_header_len(tun: BorrowedFd<'_>, len: c_int) -> io::Result<()> {
-    // SAFETY: TUNSETVNETHDRSZ reads one `int` through its argument, which is one and outlives the call.
-    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) })
 }
 
 /// The network namespace in which the interface behind `tun` is now. Needs CAP_NET_ADMIN there, and Linux 5.2.

@@ -9,6 +9,19 @@
 //! they were written through: a flow stays with the worker that has its session. Header length and offloads are the
 //! interface's, and hold for all its queues.
 //!
+//! What the system may refuse, and what that leads to:
+//!
+//! | call | errno | next |
+//! |---|---|---|
+//! | TUNSETOFFLOAD | any | without UDP (before 6.2), then checksums alone, then none; if not even that, there is no TUN |
+//! | TUNSETVNETHDRSZ | any | no TUN: nobody knows where packets begin |
+//! | `writev` of several packets as one | EINVAL | the kernel does not like what was merged: each by itself; after [`REFUSED_MAX`] times nothing of the kind (TCP, UDP) is merged any more |
+//! | any other `writev` | any (EIO: the link is down; EAGAIN, ENOBUFS, ENOMEM: no room) | these packets are lost, and counted |
+//! | `readv` | EAGAIN | nothing is there |
+//! | | EINVAL | the kernel cannot say in a header what it had: that packet is lost, and counted; [`UNREADABLE_MAX`] times in a row the TUN is gone |
+//! | | any other (EBADFD, EIO) | the TUN is gone |
+//! | either | EINTR | again |
+//!
 //! Invariants:
 //! - the interface is left down and is not persistent: it vanishes with its last descriptor;
 //! - nobody else shares it: one with several queues, which the kernel would let others attach to, is always new;
@@ -18,7 +31,7 @@
 use std::ffi::{c_int, c_uint};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +42,7 @@ use super::{Readiness, ReceiveError, Tun, TunEvents, TunQueue, TunReceiver, TunS
 use crate::packet::{Buffers, PacketRef};
 use crate::sys;
 use crate::sys::interface::index_by_name;
-use crate::sys::tun::DRIVER;
+use crate::sys::tun::{DRIVER, Descriptor};
 
 /// The MTU that an interface is made with: Ethernet's 1500 less IPv6, UDP and WireGuard headers (40 + 8 + 32).
 pub const MTU_DEFAULT: u16 = 1420;
@@ -43,6 +56,10 @@ const QUEUE_FLAGS: c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUE
 /// Coalesced writes that may be refused, one after the other, before coalescing is given up: once may be the fault of
 /// one packet, always is the kernel's.
 const REFUSED_MAX: u32 = 8;
+
+/// Reads in a row that may find a packet which cannot be told of: each costs the kernel its packet, so after as many as
+/// a queue holds (500, unless somebody changed it) it is not the packets' fault.
+const UNREADABLE_MAX: u32 = 1000;
 
 /// Why a TUN could not be had.
 #[derive(Debug)]
@@ -169,12 +186,8 @@ impl LinuxTun {
         }
         sys::tun::set_nonblocking(tun.as_fd()).map_err(OpenError::system("make the TUN non-blocking"))?;
         let vnet = has(libc::IFF_VNET_HDR);
-        let udp = vnet && {
-            sys::tun::set_vnet_header_len(tun.as_fd(), VNET_HEADER_LEN as c_int)
-                .map_err(OpenError::system("set the TUN's header length"))?;
-            set_offloads(&tun).map_err(OpenError::system("set the TUN's offloads"))?
-        };
         let file = Arc::new(File::from(tun));
+        let udp = vnet && set_up_headers(&*file)?;
         let events = LinkEvents::open(Arc::clone(&file)).map_err(OpenError::system("watch the TUN interface"))?;
         Ok(Self {
             file,
@@ -205,14 +218,8 @@ impl LinuxTun {
     }
 
     fn queue(&self, file: Arc<File>) -> TunQueue {
-        let sender = LinuxSender {
-            file: Arc::clone(&file),
-            vnet: self.vnet,
-            coalescer: Coalescer::new(self.vnet, self.vnet && self.udp),
-            tcp_refused: 0,
-            udp_refused: 0,
-        };
-        TunQueue { receiver: Box::new(LinuxReceiver { file, vnet: self.vnet }), sender: Box::new(sender) }
+        let sender = LinuxSender::new(Arc::clone(&file), self.vnet, self.udp);
+        TunQueue { receiver: Box::new(LinuxReceiver::new(file, self.vnet)), sender: Box::new(sender) }
     }
 
     /// The descriptor, for handing the interface over to another process.
@@ -231,17 +238,23 @@ fn make_multi_queue(name: &str) -> io::Result<OwnedFd> {
     Ok(tun)
 }
 
+/// Agrees on the header before each packet: its length, and what may be in it. Says whether that includes UDP.
+fn set_up_headers(tun: &impl Descriptor) -> Result<bool, OpenError> {
+    tun.set_vnet_header_len(VNET_HEADER_LEN as c_int).map_err(OpenError::system("set the TUN's header length"))?;
+    set_offloads(tun).map_err(OpenError::system("set the TUN's offloads"))
+}
+
 /// Turns on what the kernel has, and says whether that includes UDP.
-fn set_offloads(tun: &OwnedFd) -> io::Result<bool> {
+fn set_offloads(tun: &impl Descriptor) -> io::Result<bool> {
     const TCP: c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
     const UDP: c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
     // The kernel may lack UDP (before 6.2), or refuse any of the others: then what is left is still worth having.
     for offloads in [TCP | UDP, TCP, libc::TUN_F_CSUM] {
-        if sys::tun::set_offload(tun.as_fd(), offloads).is_ok() {
+        if tun.set_offload(offloads).is_ok() {
             return Ok(offloads & UDP != 0);
         }
     }
-    sys::tun::set_offload(tun.as_fd(), 0).map(|()| false)
+    tun.set_offload(0).map(|()| false)
 }
 
 /// The system's own rule (`dev_valid_name`), and its rule for `%d`.
@@ -291,33 +304,41 @@ impl Tun for LinuxTun {
 
 /// Reads the packets of a [`LinuxTun`].
 #[derive(Debug)]
-struct LinuxReceiver {
-    file: Arc<File>,
+struct LinuxReceiver<D = File> {
+    file: Arc<D>,
     vnet: bool,
+    /// Packets since a good one that the kernel could not tell of.
+    unreadable: u32,
 }
 
-impl TunReceiver for LinuxReceiver {
+impl<D> LinuxReceiver<D> {
+    fn new(file: Arc<D>, vnet: bool) -> Self {
+        Self { file, vnet, unreadable: 0 }
+    }
+}
+
+impl<D: Descriptor + AsRawFd> TunReceiver for LinuxReceiver<D> {
     fn readiness(&mut self, _wake: Wake) -> Readiness {
         Readiness::Fd(self.file.as_raw_fd())
     }
 
     fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<SuperPacket<'a>>, ReceiveError> {
         let mut vnet = [0; VNET_HEADER_LEN];
-        let mut file = &*self.file;
+        let header_len = if self.vnet { VNET_HEADER_LEN } else { 0 };
         let read = loop {
-            let read = if self.vnet {
-                file.read_vectored(&mut [IoSliceMut::new(&mut vnet), IoSliceMut::new(buffer)])
-            } else {
-                file.read(buffer)
-            };
-            match read {
+            let parts = &mut [IoSliceMut::new(&mut vnet), IoSliceMut::new(buffer)];
+            match self.file.read(if self.vnet { parts } else { &mut parts[1..] }) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && self.unreadable < UNREADABLE_MAX => {
+                    self.unreadable += 1;
+                    return Err(ReceiveError::Malformed);
+                }
                 Err(error) => return Err(ReceiveError::Gone(error)),
                 Ok(read) => break read,
             }
         };
-        let header_len = if self.vnet { VNET_HEADER_LEN } else { 0 };
+        self.unreadable = 0;
         let packet = &buffer[..read.saturating_sub(header_len)];
         Ok(Some(if self.vnet { SuperPacket::parse(&vnet, packet)? } else { SuperPacket::plain(packet)? }))
     }
@@ -325,8 +346,8 @@ impl TunReceiver for LinuxReceiver {
 
 /// Writes the packets of a [`LinuxTun`].
 #[derive(Debug)]
-struct LinuxSender {
-    file: Arc<File>,
+struct LinuxSender<D = File> {
+    file: Arc<D>,
     vnet: bool,
     coalescer: Coalescer,
     /// Coalesced writes that were refused since one was not.
@@ -334,24 +355,31 @@ struct LinuxSender {
     udp_refused: u32,
 }
 
-impl TunSender for LinuxSender {
+impl<D> LinuxSender<D> {
+    fn new(file: Arc<D>, vnet: bool, udp: bool) -> Self {
+        Self { file, vnet, coalescer: Coalescer::new(vnet, vnet && udp), tcp_refused: 0, udp_refused: 0 }
+    }
+}
+
+impl<D: Descriptor> TunSender for LinuxSender<D> {
     fn send(&mut self, buffers: &Buffers, packets: &[PacketRef]) -> usize {
         let mut refused = 0;
         let mut rest = packets;
+        let file = &*self.file;
         while !rest.is_empty() {
             let taken = self.coalescer.coalesce(buffers, rest);
             for group in self.coalescer.groups(buffers, &rest[..taken]) {
                 if !self.vnet {
-                    refused += write_singly(&self.file, &[], &group);
+                    refused += write_singly(file, &[], &group);
                 } else if group.count() == 1 {
-                    refused += write_singly(&self.file, &[0; VNET_HEADER_LEN], &group);
+                    refused += write_singly(file, &[0; VNET_HEADER_LEN], &group);
                 } else {
                     let in_a_row = if group.is_tcp() { &mut self.tcp_refused } else { &mut self.udp_refused };
-                    match write_together(&self.file, &group) {
+                    match write_together(file, &group) {
                         Ok(()) => *in_a_row = 0,
                         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                             *in_a_row += 1;
-                            refused += write_singly(&self.file, &[0; VNET_HEADER_LEN], &group);
+                            refused += write_singly(file, &[0; VNET_HEADER_LEN], &group);
                         }
                         Err(_) => refused += group.count(),
                     }
@@ -369,7 +397,7 @@ impl TunSender for LinuxSender {
     }
 }
 
-fn write_together(file: &File, group: &Group<'_>) -> io::Result<()> {
+fn write_together(file: &impl Descriptor, group: &Group<'_>) -> io::Result<()> {
     let mut header = [0; GROUP_HEADER_MAX];
     let header_len = group.write_header(&mut header);
     let mut parts = [IoSlice::new(&[]); GROUP_MAX + 1];
@@ -381,19 +409,21 @@ fn write_together(file: &File, group: &Group<'_>) -> io::Result<()> {
 }
 
 /// Writes each packet of `group` by itself, and returns how many were refused.
-fn write_singly(file: &File, vnet: &[u8], group: &Group<'_>) -> usize {
+fn write_singly(file: &impl Descriptor, vnet: &[u8], group: &Group<'_>) -> usize {
     group.packets().filter(|packet| write(file, &[IoSlice::new(vnet), IoSlice::new(packet)]).is_err()).count()
 }
 
-fn write(mut file: &File, parts: &[IoSlice<'_>]) -> io::Result<()> {
+fn write(file: &impl Descriptor, parts: &[IoSlice<'_>]) -> io::Result<()> {
     loop {
-        match file.write_vectored(parts) {
+        match file.write(parts) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // A TUN takes a packet as a whole or not at all.
-            result => return result.map(drop),
+            result => return result,
         }
     }
 }
+
+#[cfg(test)]
+mod faults;
 
 #[cfg(test)]
 mod tests {
