@@ -126,42 +126,49 @@ fn is_gone(receiver: &mut dyn TunReceiver) {
 #[test]
 fn follows_the_interface() {
     in_namespace("follows_the_interface", || {
-        let mut tun = LinuxTun::create("wg%d", 1).unwrap();
-        assert_eq!((tun.name().as_str(), tun.mtu()), ("wg0", 1420));
-        let mut queue = tun.queues(1).unwrap().remove(0);
-        let mut events = tun.events().unwrap();
-        assert_eq!(next(&mut *events), TunEvent::Index(index_of(c"wg0")));
-        assert_eq!(next(&mut *events), TunEvent::Mtu(1420));
-        assert_eq!(next(&mut *events), TunEvent::Down);
-        assert_eq!(events.next().unwrap(), None);
-        assert!(receive(&mut *queue.receiver).unwrap().is_none());
-
-        sh("ip link set wg0 up");
-        assert_eq!(next(&mut *events), TunEvent::Up);
-        sh("ip link set wg0 mtu 1280");
-        assert_eq!(next(&mut *events), TunEvent::Mtu(1280));
-        sh("ip link set wg0 down; ip link set wg0 up");
-        assert_eq!(next(&mut *events), TunEvent::Down);
-        assert_eq!(next(&mut *events), TunEvent::Up);
-        while events.next().unwrap().is_some() {}
-
-        sh("ip addr add 10.0.0.1/24 dev wg0; ip addr add fd00::1/64 dev wg0 nodad");
-        routes_change(&mut *events);
-        sh("ip route add 10.1.0.0/16 dev wg0");
-        routes_change(&mut *events);
-
-        sh("ip link set wg0 down; ip link set wg0 name other");
-        assert_eq!(next(&mut *events), TunEvent::Down);
-        assert_eq!(tun.name(), "other");
-        sh("ip link set other mtu 1300");
-        assert_eq!(next(&mut *events), TunEvent::Mtu(1300));
-
-        sh("ip link del other");
-        assert_eq!(next(&mut *events), TunEvent::Deleted);
-        assert_eq!(events.next().unwrap(), None);
-        is_gone(&mut *queue.receiver);
-        assert_eq!(LinuxTun::create("other", 1).unwrap().name(), "other");
+        follow(1);
+        follow(3);
     });
+}
+
+fn follow(queues: usize) {
+    let mut tun = LinuxTun::create("wg%d", queues).unwrap();
+    assert_eq!((tun.name().as_str(), tun.mtu()), ("wg0", 1420));
+    let mut queues = tun.queues(queues).unwrap();
+    let mut events = tun.events().unwrap();
+    assert_eq!(next(&mut *events), TunEvent::Index(index_of(c"wg0")));
+    assert_eq!(next(&mut *events), TunEvent::Mtu(1420));
+    assert_eq!(next(&mut *events), TunEvent::Down);
+    assert_eq!(events.next().unwrap(), None);
+    assert!(receive(&mut *queues[0].receiver).unwrap().is_none());
+
+    sh("ip link set wg0 up");
+    assert_eq!(next(&mut *events), TunEvent::Up);
+    sh("ip link set wg0 mtu 1280");
+    assert_eq!(next(&mut *events), TunEvent::Mtu(1280));
+    sh("ip link set wg0 down; ip link set wg0 up");
+    assert_eq!(next(&mut *events), TunEvent::Down);
+    assert_eq!(next(&mut *events), TunEvent::Up);
+    while events.next().unwrap().is_some() {}
+
+    sh("ip addr add 10.0.0.1/24 dev wg0; ip addr add fd00::1/64 dev wg0 nodad");
+    routes_change(&mut *events);
+    sh("ip route add 10.1.0.0/16 dev wg0");
+    routes_change(&mut *events);
+
+    sh("ip link set wg0 down; ip link set wg0 name other");
+    assert_eq!(next(&mut *events), TunEvent::Down);
+    assert_eq!(tun.name(), "other");
+    sh("ip link set other mtu 1300");
+    assert_eq!(next(&mut *events), TunEvent::Mtu(1300));
+
+    sh("ip link del other");
+    assert_eq!(next(&mut *events), TunEvent::Deleted);
+    assert_eq!(events.next().unwrap(), None);
+    for queue in &mut queues {
+        is_gone(&mut *queue.receiver);
+    }
+    assert_eq!(LinuxTun::create("other", 1).unwrap().name(), "other");
 }
 
 #[test]
@@ -170,8 +177,8 @@ fn follows_it_from_namespace_to_namespace() {
         let (one, two) = (Namespace::new(), Namespace::new());
         // Indices differ from namespace to namespace, and are taken.
         one.sh("ip link add va type veth peer name vb; ip link add vc type veth peer name vd");
-        let mut tun = LinuxTun::create("wg0", 1).unwrap();
-        let mut queue = tun.queues(1).unwrap().remove(0);
+        let mut tun = LinuxTun::create("wg0", 2).unwrap();
+        let mut queue = tun.queues(2).unwrap().remove(1);
         let mut events = tun.events().unwrap();
         assert_eq!(next(&mut *events), TunEvent::Index(index_of(c"wg0")));
         assert_eq!(next(&mut *events), TunEvent::Mtu(1420));
