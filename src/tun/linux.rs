@@ -5,9 +5,9 @@
 //! receive buffer; a write is one `writev` for each group that the [`Coalescer`] finds, payloads by reference.
 //!
 //! With several queues each has a descriptor of its own. The kernel puts a flow's packets into the queue that a hash of
-//! its addresses and ports names, or, once the flow's packets were written in the other direction, into the queue that
-//! they were written through: a flow stays with the worker that has its session. Header length and offloads are the
-//! interface's, and hold for all its queues.
+//! its addresses and ports names; or, when packets of the flow were written in the other direction within the last
+//! seconds, into the queue that they were written through. So a flow comes to the worker that has its session, and moves
+//! when the session does. Header length and offloads are the interface's, and hold for all its queues.
 //!
 //! What the system may refuse, and what that leads to:
 //!
