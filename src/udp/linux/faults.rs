@@ -438,9 +438,12 @@ fn a_message_that_says_nothing_is_one_datagram() {
 }
 
 /// A kernel that does not have some options.
+#[derive(Default)]
 struct Without<'a> {
     refused: &'a [SocketOption],
     steering: bool,
+    /// SO_REUSEPORT can be set, but not unset.
+    open_for_ever: bool,
     asked: Rc<RefCell<Vec<SocketOption>>>,
 }
 
@@ -449,6 +452,9 @@ impl Options for Without<'_> {
         self.asked.borrow_mut().push(option);
         if self.refused.contains(&option) {
             return Err(io::Error::from_raw_os_error(libc::ENOPROTOOPT));
+        }
+        if self.open_for_ever && option == SocketOption::SO_REUSEPORT && value == 0 {
+            return Ok(());
         }
         Kernel.set(option, socket, value)
     }
@@ -478,7 +484,7 @@ fn what_an_old_kernel_lacks_is_done_without() {
         (&[], true),
     ];
     for (refused, segmentation) in rows {
-        let options = Without { refused, steering: true, asked: Rc::default() };
+        let options = Without { refused, steering: true, ..Without::default() };
         let group = Arc::new(SocketGroup::bind(0, 0, 1, &options).unwrap());
         let buffers_refused = refused.contains(&O::SO_RCVBUFFORCE);
         assert_eq!(options.asked.borrow().contains(&O::SO_RCVBUF), buffers_refused, "plain ones instead");
@@ -505,7 +511,7 @@ fn what_an_old_kernel_lacks_is_done_without() {
     for required in
         [O::IP_PKTINFO, O::IP_RECVTOS, O::IPV6_RECVPKTINFO, O::IPV6_RECVTCLASS, O::IPV6_V6ONLY, O::IP_MTU_DISCOVER]
     {
-        let options = Without { refused: &[required], steering: true, asked: Rc::default() };
+        let options = Without { refused: &[required], steering: true, ..Without::default() };
         let error = SocketGroup::bind(0, 0, 1, &options).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOPROTOOPT), "{required:?}");
     }
@@ -515,10 +521,15 @@ fn what_an_old_kernel_lacks_is_done_without() {
 #[test]
 fn without_a_group_there_is_one_receiver() {
     let port = SocketGroup::bind(0, 0, 1, &Kernel).unwrap().port;
-    let rows: [(&[SocketOption], bool); 3] =
-        [(&[SocketOption::SO_REUSEPORT], true), (&[SocketOption::SO_BINDTOIFINDEX], true), (&[], false)];
-    for (refused, steering) in rows {
-        let options = Without { refused, steering, asked: Rc::default() };
+    let rows: [(&[SocketOption], bool, bool); 4] = [
+        (&[SocketOption::SO_REUSEPORT], true, false),
+        (&[SocketOption::SO_BINDTOIFINDEX], true, false),
+        (&[], false, false),
+        // A group that strangers could join is none.
+        (&[], true, true),
+    ];
+    for (refused, steering, open_for_ever) in rows {
+        let options = Without { refused, steering, open_for_ever, ..Without::default() };
         let group = SocketGroup::bind(port, 0, 4, &options).unwrap();
         assert_eq!((group.pairs.len(), group.port), (1, port), "{refused:?}");
         let holder = SocketGroup::bind(port, 0, 4, &Kernel).unwrap_err();
@@ -526,7 +537,7 @@ fn without_a_group_there_is_one_receiver() {
     }
     // A port that somebody has is no lack of the kernel's.
     let holder = std::net::UdpSocket::bind((V6, 0)).unwrap();
-    let options = Without { refused: &[], steering: true, asked: Rc::default() };
+    let options = Without { refused: &[], steering: true, ..Without::default() };
     let error = SocketGroup::bind(holder.local_addr().unwrap().port(), 0, 4, &options).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     assert!(options.asked.borrow().iter().all(|option| *option == SocketOption::IPV6_V6ONLY), "nothing was tried");
