@@ -364,6 +364,38 @@ fn datagram_to(port: u16, first: u8, second: u8) -> Vec<u8> {
     packet
 }
 
+/// F-01: what is written to a link that is down, or to an interface that is gone, is lost and counted; merged or not.
+#[test]
+fn packets_for_a_link_that_is_down_are_counted() {
+    in_namespace("packets_for_a_link_that_is_down_are_counted", || {
+        let mut tun = LinuxTun::create("wg0", 1).unwrap();
+        let mut queue = tun.queues(1).unwrap().remove(0);
+        sh("ip addr add 10.9.0.1/24 dev wg0");
+        let mut buffers = Buffers::new(1);
+        let mut places = Vec::new();
+        for (index, len) in [128, 128, 1028, 1028, 1028].into_iter().enumerate() {
+            let mut packet = datagram_to(9, 0, index as u8);
+            packet.truncate(28);
+            packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            packet[10..12].fill(0);
+            let sum: u32 = packet[..20].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+            packet[10..12].copy_from_slice(&(!(((sum & 0xffff) + (sum >> 16)) as u16)).to_be_bytes());
+            packet[24..26].copy_from_slice(&(len as u16 - 20).to_be_bytes());
+            let start = index * 2000;
+            buffers.whole(0)[start..start + 28].copy_from_slice(&packet);
+            places.push(PacketRef { buffer: 0, start: start as u32, len: len as u32 });
+        }
+        for _ in 0..20 {
+            assert_eq!(queue.sender.send(&buffers, &places), places.len(), "down");
+            sh("ip link set wg0 up");
+            assert_eq!(queue.sender.send(&buffers, &places), 0, "up");
+            sh("ip link set wg0 down");
+        }
+        sh("ip link del wg0");
+        assert_eq!(queue.sender.send(&buffers, &places), places.len(), "gone");
+    });
+}
+
 /// An interface with several queues is nobody else's, although the kernel would let others attach to it.
 #[test]
 fn several_queues_are_not_shared_with_strangers() {
