@@ -126,42 +126,49 @@ fn is_gone(receiver: &mut dyn TunReceiver) {
 #[test]
 fn follows_the_interface() {
     in_namespace("follows_the_interface", || {
-        let mut tun = LinuxTun::create("wg%d").unwrap();
-        assert_eq!((tun.name().as_str(), tun.mtu()), ("wg0", 1420));
-        let mut queue = tun.queues(1).unwrap().remove(0);
-        let mut events = tun.events().unwrap();
-        assert_eq!(next(&mut *events), TunEvent::Index(index_of(c"wg0")));
-        assert_eq!(next(&mut *events), TunEvent::Mtu(1420));
-        assert_eq!(next(&mut *events), TunEvent::Down);
-        assert_eq!(events.next().unwrap(), None);
-        assert!(receive(&mut *queue.receiver).unwrap().is_none());
-
-        sh("ip link set wg0 up");
-        assert_eq!(next(&mut *events), TunEvent::Up);
-        sh("ip link set wg0 mtu 1280");
-        assert_eq!(next(&mut *events), TunEvent::Mtu(1280));
-        sh("ip link set wg0 down; ip link set wg0 up");
-        assert_eq!(next(&mut *events), TunEvent::Down);
-        assert_eq!(next(&mut *events), TunEvent::Up);
-        while events.next().unwrap().is_some() {}
-
-        sh("ip addr add 10.0.0.1/24 dev wg0; ip addr add fd00::1/64 dev wg0 nodad");
-        routes_change(&mut *events);
-        sh("ip route add 10.1.0.0/16 dev wg0");
-        routes_change(&mut *events);
-
-        sh("ip link set wg0 down; ip link set wg0 name other");
-        assert_eq!(next(&mut *events), TunEvent::Down);
-        assert_eq!(tun.name(), "other");
-        sh("ip link set other mtu 1300");
-        assert_eq!(next(&mut *events), TunEvent::Mtu(1300));
-
-        sh("ip link del other");
-        assert_eq!(next(&mut *events), TunEvent::Deleted);
-        assert_eq!(events.next().unwrap(), None);
-        is_gone(&mut *queue.receiver);
-        assert_eq!(LinuxTun::create("other").unwrap().name(), "other");
+        follow(1);
+        follow(3);
     });
+}
+
+fn follow(queues: usize) {
+    let mut tun = LinuxTun::create("wg%d", queues).unwrap();
+    assert_eq!((tun.name().as_str(), tun.mtu()), ("wg0", 1420));
+    let mut queues = tun.queues(queues).unwrap();
+    let mut events = tun.events().unwrap();
+    assert_eq!(next(&mut *events), TunEvent::Index(index_of(c"wg0")));
+    assert_eq!(next(&mut *events), TunEvent::Mtu(1420));
+    assert_eq!(next(&mut *events), TunEvent::Down);
+    assert_eq!(events.next().unwrap(), None);
+    assert!(receive(&mut *queues[0].receiver).unwrap().is_none());
+
+    sh("ip link set wg0 up");
+    assert_eq!(next(&mut *events), TunEvent::Up);
+    sh("ip link set wg0 mtu 1280");
+    assert_eq!(next(&mut *events), TunEvent::Mtu(1280));
+    sh("ip link set wg0 down; ip link set wg0 up");
+    assert_eq!(next(&mut *events), TunEvent::Down);
+    assert_eq!(next(&mut *events), TunEvent::Up);
+    while events.next().unwrap().is_some() {}
+
+    sh("ip addr add 10.0.0.1/24 dev wg0; ip addr add fd00::1/64 dev wg0 nodad");
+    routes_change(&mut *events);
+    sh("ip route add 10.1.0.0/16 dev wg0");
+    routes_change(&mut *events);
+
+    sh("ip link set wg0 down; ip link set wg0 name other");
+    assert_eq!(next(&mut *events), TunEvent::Down);
+    assert_eq!(tun.name(), "other");
+    sh("ip link set other mtu 1300");
+    assert_eq!(next(&mut *events), TunEvent::Mtu(1300));
+
+    sh("ip link del other");
+    assert_eq!(next(&mut *events), TunEvent::Deleted);
+    assert_eq!(events.next().unwrap(), None);
+    for queue in &mut queues {
+        is_gone(&mut *queue.receiver);
+    }
+    assert_eq!(LinuxTun::create("other", 1).unwrap().name(), "other");
 }
 
 #[test]
@@ -170,8 +177,8 @@ fn follows_it_from_namespace_to_namespace() {
         let (one, two) = (Namespace::new(), Namespace::new());
         // Indices differ from namespace to namespace, and are taken.
         one.sh("ip link add va type veth peer name vb; ip link add vc type veth peer name vd");
-        let mut tun = LinuxTun::create("wg0").unwrap();
-        let mut queue = tun.queues(1).unwrap().remove(0);
+        let mut tun = LinuxTun::create("wg0", 2).unwrap();
+        let mut queue = tun.queues(2).unwrap().remove(1);
         let mut events = tun.events().unwrap();
         assert_eq!(next(&mut *events), TunEvent::Index(index_of(c"wg0")));
         assert_eq!(next(&mut *events), TunEvent::Mtu(1420));
@@ -220,7 +227,7 @@ fn follows_it_from_namespace_to_namespace() {
 fn ends_with_its_namespace() {
     in_namespace("ends_with_its_namespace", || {
         let one = Namespace::new();
-        let mut tun = LinuxTun::create("wg0").unwrap();
+        let mut tun = LinuxTun::create("wg0", 1).unwrap();
         let mut queue = tun.queues(1).unwrap().remove(0);
         let mut events = tun.events().unwrap();
         sh(&format!("ip link set wg0 netns {}", one.id()));
@@ -236,7 +243,7 @@ fn ends_with_its_namespace() {
 fn a_descriptor_is_handed_over() {
     in_namespace("a_descriptor_is_handed_over", || {
         let one = Namespace::new();
-        let first = LinuxTun::create("wg0").unwrap();
+        let first = LinuxTun::create("wg0", 1).unwrap();
         let fd = first.fd().try_clone_to_owned().unwrap();
         drop(first);
         sh(&format!("ip link set wg0 netns {}", one.id()));
@@ -254,17 +261,198 @@ fn a_descriptor_is_handed_over() {
 #[test]
 fn refusals_have_names() {
     in_namespace("refusals_have_names", || {
-        let _first = LinuxTun::create("wg0").unwrap();
+        let _first = LinuxTun::create("wg0", 1).unwrap();
         sh("ip link add veth0 type veth peer name veth1");
         for name in ["wg0", "veth0", "lo"] {
-            assert!(matches!(LinuxTun::create(name), Err(OpenError::NameTaken(_))), "{name}");
+            assert!(matches!(LinuxTun::create(name, 1), Err(OpenError::NameTaken(_))), "{name}");
         }
-        assert!(matches!(LinuxTun::create("sixteen-bytes-ab"), Err(OpenError::InvalidName(_))));
+        assert!(matches!(LinuxTun::create("sixteen-bytes-ab", 1), Err(OpenError::InvalidName(_))));
         // SAFETY: takes its arguments by value; the system call itself concerns this thread only.
         unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) };
-        let error = LinuxTun::create("wg1").unwrap_err();
+        let error = LinuxTun::create("wg1", 1).unwrap_err();
         assert!(matches!(error, OpenError::NotPermitted(_)), "{error:?}");
         assert!(!error.to_string().contains('\n'));
+    });
+}
+
+/// Takes what is there out of each queue: sequence numbers by port, and whether each port kept to one queue.
+fn drain(queues: &mut [adit::tun::TunQueue]) -> Vec<Vec<u16>> {
+    let mut ports = vec![Vec::new(); queues.len()];
+    for (queue, ports) in queues.iter_mut().zip(&mut ports) {
+        while let Some(packet) = receive(&mut *queue.receiver).unwrap() {
+            // UDP over IPv4, to 10.9.0.2.
+            if packet[0] == 0x45 && packet[9] == 17 && packet[16..20] == [10, 9, 0, 2] {
+                ports.push(u16::from_be_bytes([packet[22], packet[23]]));
+            }
+        }
+    }
+    ports
+}
+
+#[test]
+fn a_flow_comes_out_of_one_of_several_queues() {
+    in_namespace("a_flow_comes_out_of_one_of_several_queues", || {
+        const QUEUES: usize = 3;
+        const FLOWS: u16 = 60;
+        let mut tun = LinuxTun::create("wg%d", QUEUES).unwrap();
+        assert_eq!((tun.name().as_str(), tun.mtu()), ("wg0", 1420));
+        let mut events = tun.events().unwrap();
+        assert_eq!(next(&mut *events), TunEvent::Index(index_of(c"wg0")));
+        let mut queues = tun.queues(QUEUES).unwrap();
+        assert_eq!(queues.len(), QUEUES);
+        assert!(tun.queues(QUEUES).is_err());
+        sh("ip addr add 10.9.0.1/24 dev wg0; ip link set wg0 up");
+
+        let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+        for _ in 0..4 {
+            for port in 0..FLOWS {
+                socket.send_to(&[1; 100], ("10.9.0.2", 7000 + port)).unwrap();
+            }
+        }
+        let ports = drain(&mut queues);
+        for port in 7000..7000 + FLOWS {
+            let counts: Vec<usize> =
+                ports.iter().map(|ports| ports.iter().filter(|other| **other == port).count()).collect();
+            assert_eq!(counts.iter().filter(|count| **count != 0).collect::<Vec<_>>(), [&4], "port {port}: {counts:?}");
+        }
+        assert!(ports.iter().all(|ports| !ports.is_empty()), "a queue without flows");
+
+        // What is written through any of them arrives, merged or not.
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let mut buffers = Buffers::new(1);
+        for (number, queue) in queues.iter_mut().enumerate() {
+            let mut places = Vec::new();
+            for index in 0..20u32 {
+                let packet = datagram_to(port, number as u8, index as u8);
+                let start = index * 200;
+                buffers.whole(0)[start as usize..][..packet.len()].copy_from_slice(&packet);
+                places.push(PacketRef { buffer: 0, start, len: packet.len() as u32 });
+            }
+            assert_eq!(queue.sender.send(&buffers, &places), 0);
+            let mut got = [0; 2000];
+            for index in 0..20 {
+                let (len, _) = socket.recv_from(&mut got).unwrap();
+                assert_eq!((len, got[0], got[1]), (100, number as u8, index));
+            }
+        }
+        // The flow's answers follow: its outbound packets now leave by the queue that it came in through.
+        for _ in 0..5 {
+            socket.send_to(&[1; 100], "10.9.0.2:9").unwrap();
+        }
+        let ports = drain(&mut queues);
+        assert_eq!(ports.iter().map(Vec::len).collect::<Vec<_>>(), [0, 0, 5]);
+
+        sh("ip link del wg0");
+        while next(&mut *events) != TunEvent::Deleted {}
+        for queue in &mut queues {
+            is_gone(&mut *queue.receiver);
+        }
+    });
+}
+
+/// A UDP datagram from 10.9.0.2:9 to 10.9.0.1 with 100 bytes, of which two are given.
+fn datagram_to(port: u16, first: u8, second: u8) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 128, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 9, 0, 2, 10, 9, 0, 1];
+    let sum: u32 = packet.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend([0, 9]);
+    packet.extend(port.to_be_bytes());
+    packet.extend([0, 108, 0, 0, first, second]);
+    packet.resize(128, 0);
+    packet
+}
+
+/// F-01: what is written to a link that is down, or to an interface that is gone, is lost and counted; merged or not.
+#[test]
+fn packets_for_a_link_that_is_down_are_counted() {
+    in_namespace("packets_for_a_link_that_is_down_are_counted", || {
+        let mut tun = LinuxTun::create("wg0", 1).unwrap();
+        let mut queue = tun.queues(1).unwrap().remove(0);
+        sh("ip addr add 10.9.0.1/24 dev wg0");
+        let mut buffers = Buffers::new(1);
+        let mut places = Vec::new();
+        for (index, len) in [128, 128, 1028, 1028, 1028].into_iter().enumerate() {
+            let mut packet = datagram_to(9, 0, index as u8);
+            packet.truncate(28);
+            packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            packet[10..12].fill(0);
+            let sum: u32 = packet[..20].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+            packet[10..12].copy_from_slice(&(!(((sum & 0xffff) + (sum >> 16)) as u16)).to_be_bytes());
+            packet[24..26].copy_from_slice(&(len as u16 - 20).to_be_bytes());
+            let start = index * 2000;
+            buffers.whole(0)[start..start + 28].copy_from_slice(&packet);
+            places.push(PacketRef { buffer: 0, start: start as u32, len: len as u32 });
+        }
+        for _ in 0..20 {
+            assert_eq!(queue.sender.send(&buffers, &places), places.len(), "down");
+            sh("ip link set wg0 up");
+            assert_eq!(queue.sender.send(&buffers, &places), 0, "up");
+            sh("ip link set wg0 down");
+        }
+        sh("ip link del wg0");
+        assert_eq!(queue.sender.send(&buffers, &places), places.len(), "gone");
+    });
+}
+
+/// An interface with several queues is nobody else's, although the kernel would let others attach to it.
+#[test]
+fn several_queues_are_not_shared_with_strangers() {
+    in_namespace("several_queues_are_not_shared_with_strangers", || {
+        let several = LinuxTun::create("wg0", 2).unwrap();
+        for queues in [1, 2] {
+            assert!(matches!(LinuxTun::create("wg0", queues), Err(OpenError::NameTaken(_))), "{queues}");
+        }
+        let one = LinuxTun::create("wg1", 1).unwrap();
+        sh("ip link add veth0 type veth peer name veth1");
+        for name in ["wg1", "veth0", "lo"] {
+            assert!(matches!(LinuxTun::create(name, 2), Err(OpenError::NameTaken(_))), "{name}");
+        }
+        drop((several, one));
+        assert_eq!((index_of(c"wg0"), index_of(c"wg1")), (0, 0), "gone with their last descriptors");
+        // A persistent one has the queues that it was made for.
+        sh("ip tuntap add dev wg2 mode tun vnet_hdr");
+        let mut persistent = LinuxTun::create("wg2", 2).unwrap();
+        assert_eq!(persistent.queues(2).unwrap().len(), 1);
+        assert_eq!(LinuxTun::create("wg3", 1).unwrap().queues(4).unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn queues_are_attached_to_a_descriptor_that_was_handed_over() {
+    in_namespace("queues_are_attached_to_a_descriptor_that_was_handed_over", || {
+        let handed_over = || {
+            let first = LinuxTun::create("wg0", 2).unwrap();
+            first.fd().try_clone_to_owned().unwrap()
+        };
+        let mut tun = LinuxTun::from_fd(handed_over()).unwrap();
+        sh("ip link set wg0 name wg7");
+        let queues = tun.queues(4).unwrap();
+        assert_eq!(queues.len(), 4);
+        drop(tun);
+        assert_ne!(index_of(c"wg7"), 0, "queues keep it");
+        drop(queues);
+        assert_eq!(index_of(c"wg7"), 0);
+
+        // Elsewhere it cannot be attached to, and no other must be made in its stead; nor taken for it.
+        let space = Namespace::new();
+        for stranger in [false, true] {
+            let mut tun = LinuxTun::from_fd(handed_over()).unwrap();
+            sh(&format!("ip link set wg0 netns {}", space.id()));
+            let stranger = stranger.then(|| LinuxTun::create("wg0", 2).unwrap());
+            assert_eq!(tun.queues(4).unwrap().len(), 1);
+            drop(stranger);
+            assert_eq!(index_of(c"wg0"), 0);
+        }
+        drop(space);
+
+        let mut tun = LinuxTun::from_fd(handed_over()).unwrap();
+        // SAFETY: takes its arguments by value; the system call itself concerns this thread only.
+        unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) };
+        let mut queues = tun.queues(4).unwrap();
+        assert_eq!(queues.len(), 1, "without the privilege");
+        assert!(receive(&mut *queues[0].receiver).unwrap().is_none());
     });
 }
 
@@ -281,7 +469,7 @@ struct Wire {
 impl Wire {
     fn new() -> Self {
         let far = Namespace::new();
-        let (mut a, mut b) = (LinuxTun::create("wg0").unwrap(), LinuxTun::create("wg1").unwrap());
+        let (mut a, mut b) = (LinuxTun::create("wg0", 1).unwrap(), LinuxTun::create("wg1", 1).unwrap());
         sh(&format!("ip link set wg1 netns {}", far.id()));
         sh(
             "ip link set lo up; ip addr add 10.9.0.1/24 dev wg0; ip addr add fd09::1/64 dev wg0 nodad; ip link set wg0 up",
@@ -439,7 +627,7 @@ fn datagrams_sent_in_one_piece_are_split() {
 #[test]
 fn an_unreachable_message_reaches_the_application() {
     in_namespace("an_unreachable_message_reaches_the_application", || {
-        let mut tun = LinuxTun::create("wg0").unwrap();
+        let mut tun = LinuxTun::create("wg0", 1).unwrap();
         let mut queue = tun.queues(1).unwrap().remove(0);
         // 10.5 and fd05 are another interface's addresses, 10.7 and fd07 this one's.
         sh("echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter; ip addr add 10.7.0.1/24 dev wg0; \

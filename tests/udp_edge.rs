@@ -8,6 +8,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -295,16 +296,71 @@ fn trains_cross_a_link_that_cannot_segment() {
     const TEST: &str = "trains_cross_a_link_that_cannot_segment";
     in_namespace(TEST, || {
         let mut far = Far::start(TEST, 1500);
-        if let Err(error) = try_run("ethtool -K near tx-udp-segmentation off tx-checksumming off") {
-            println!("SKIPPED: {TEST}: {}", error.trim());
-            return;
-        }
         let mut near = End::bind(0);
-        for far_ip in [FAR_V4, FAR_V6] {
-            let data = train(1000, 60_500);
-            assert_eq!(near.send(transmit(far_at(far_ip), 1000, &data)).bytes, data.len());
-            let report = far.report(61);
-            assert_eq!((report.datagrams, report.bytes, report.in_order), (61, data.len(), true));
+        // Each on top of those before it.
+        for feature in ["tx-udp-segmentation", "tx-checksumming", "sg", "gso"] {
+            if let Err(error) = try_run(&format!("ethtool -K near {feature} off")) {
+                println!("SKIPPED: {TEST}: {feature}: {}", error.trim());
+                continue;
+            }
+            for far_ip in [FAR_V4, FAR_V6] {
+                let data = train(1000, 60_500);
+                assert_eq!(near.send(transmit(far_at(far_ip), 1000, &data)).bytes, data.len(), "without {feature}");
+                let report = far.report(61);
+                let expected = (61, data.len(), true);
+                assert_eq!((report.datagrams, report.bytes, report.in_order), expected, "without {feature}");
+            }
+        }
+    });
+}
+
+/// Several receivers: each message comes to its own, also by way of a link that coalesces what it receives.
+#[test]
+fn messages_are_steered_behind_a_veth() {
+    const TEST: &str = "messages_are_steered_behind_a_veth";
+    const RECEIVERS: usize = 3;
+    const BURST: usize = 40;
+    in_namespace(TEST, || {
+        let far = Far::start(TEST, 1500);
+        let space = std::fs::File::open(format!("/proc/{}/ns/net", far.process.id())).unwrap();
+        let there = move |ip: &'static str| {
+            let space = space.try_clone().unwrap();
+            let bind = move || {
+                // SAFETY: the descriptor is open; the call concerns this thread only.
+                assert_eq!(unsafe { libc::setns(space.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+                std::net::UdpSocket::bind((ip, 0)).unwrap()
+            };
+            std::thread::spawn(bind).join().unwrap()
+        };
+        let socket = LinuxUdp.bind(FAR_PORT, 0, RECEIVERS).unwrap();
+        let mut receivers = socket.receivers().unwrap();
+        assert_eq!(receivers.len(), RECEIVERS);
+        let (mut buffers, mut received) = (Buffers::new(8), Vec::with_capacity(8));
+        for coalescing in ["off", "on"] {
+            if let Err(error) = try_run(&format!("ethtool -K near gro {coalescing}")) {
+                println!("SKIPPED: {TEST}: {}", error.trim());
+                continue;
+            }
+            for (far_ip, near_ip) in [(FAR_V4, NEAR_V4), (FAR_V6, NEAR_V6)] {
+                let from = there(far_ip);
+                from.connect((near_ip, FAR_PORT)).unwrap();
+                for low in (0..=255u8).step_by(15) {
+                    let mut message = vec![0x55; 200];
+                    message[..5].copy_from_slice(&[4, 0, 0, 0, low]);
+                    (0..BURST).for_each(|_| assert_eq!(from.send(&message).unwrap(), 200));
+                    let mut counts = [0; RECEIVERS];
+                    let deadline = Instant::now() + PATIENCE;
+                    while counts.iter().sum::<usize>() < BURST && Instant::now() < deadline {
+                        for (receiver, count) in receivers.iter_mut().zip(&mut counts) {
+                            receiver.receive(&mut buffers, &mut received).unwrap();
+                            *count += received.iter().map(|train| (train.len / train.segment) as usize).sum::<usize>();
+                        }
+                    }
+                    let mut expected = [0; RECEIVERS];
+                    expected[usize::from(low) % RECEIVERS] = BURST;
+                    assert_eq!(counts, expected, "{low} from {far_ip}, coalescing {coalescing}");
+                }
+            }
         }
     });
 }
@@ -452,20 +508,27 @@ fn the_mark_is_seen_by_the_firewall() {
         }
         run("nft add rule inet t out meta mark 51820 counter && nft add rule inet t out meta mark 4294967295 counter");
         let b = End::bind(0);
-        let socket = LinuxUdp.bind(0, 51820, 1).unwrap();
-        let mut sender = socket.sender().unwrap();
-        let mut send_both = || {
-            let both = [transmit(b.at("127.0.0.1"), 1, b"4"), transmit(b.at("::1"), 1, b"6")];
-            sender.send(&both, &mut [Sent::default(); 2]);
-        };
-        send_both();
-        assert_eq!(firewall_counts(), [2, 0]);
-        socket.set_fwmark(u32::MAX).unwrap();
-        send_both();
-        assert_eq!(firewall_counts(), [2, 2]);
-        socket.set_fwmark(0).unwrap();
-        send_both();
-        assert_eq!(firewall_counts(), [2, 2]);
+        for receivers in [1, 3] {
+            let socket = LinuxUdp.bind(0, 51820, receivers).unwrap();
+            let mut senders: Vec<_> = (0..receivers).map(|_| socket.sender().unwrap()).collect();
+            let mut send_both = || {
+                for sender in &mut senders {
+                    let both = [transmit(b.at("127.0.0.1"), 1, b"4"), transmit(b.at("::1"), 1, b"6")];
+                    sender.send(&both, &mut [Sent::default(); 2]);
+                }
+            };
+            let before = firewall_counts();
+            let counts = || firewall_counts().iter().zip(&before).map(|(now, before)| now - before).collect::<Vec<_>>();
+            let all = 2 * receivers as u32;
+            send_both();
+            assert_eq!(counts(), [all, 0]);
+            socket.set_fwmark(u32::MAX).unwrap();
+            send_both();
+            assert_eq!(counts(), [all, all]);
+            socket.set_fwmark(0).unwrap();
+            send_both();
+            assert_eq!(counts(), [all, all]);
+        }
     });
 }
 
@@ -503,6 +566,13 @@ fn ipv6_absent_will_not_stop_ipv4() {
         assert_eq!(a.send(transmit(b.at("127.0.0.1"), 1000, &data)), Sent { bytes: 5000, ..Sent::default() });
         let report = b.receive(5);
         assert_eq!((report.datagrams, report.from), (5, Some(a.at("127.0.0.1"))));
+        let several = LinuxUdp.bind(0, 0, 3).unwrap();
+        assert_eq!(several.receivers().unwrap().len(), 3);
+        let mut sender = several.sender().unwrap();
+        let mut sent = [Sent::default(); 2];
+        sender.send(&["127.0.0.1", "::1"].map(|ip| transmit(b.at(ip), 1000, &data)), &mut sent);
+        assert_eq!(sent.map(|sent| (sent.bytes, sent.refused)), [(5000, 0), (0, 5)]);
+        assert_eq!(b.receive(5).datagrams, 5);
     });
 }
 
@@ -513,14 +583,21 @@ fn a_port_in_use_is_said_so() {
     in_namespace(TEST, || {
         for holder in ["0.0.0.0:51820", "[::]:51820", "127.0.0.1:51820"] {
             let holder = std::net::UdpSocket::bind(holder).unwrap();
-            assert_eq!(LinuxUdp.bind(51820, 0, 1).err().unwrap().kind(), std::io::ErrorKind::AddrInUse);
+            for receivers in [1, 4] {
+                let error = LinuxUdp.bind(51820, 0, receivers).err().unwrap();
+                assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+            }
             drop(holder);
             assert_eq!(LinuxUdp.bind(51820, 0, 1).unwrap().port(), 51820);
+            assert_eq!(LinuxUdp.bind(51820, 0, 4).unwrap().receivers().unwrap().len(), 4);
         }
         // Nearly every port is taken on IPv6: one is found that both families have, or it is said so.
         run("echo '50000 50003' > /proc/sys/net/ipv4/ip_local_port_range");
         let holders: Vec<_> = (50000..50003).map(|port| std::net::UdpSocket::bind(("::1", port)).unwrap()).collect();
         assert_eq!(LinuxUdp.bind(0, 0, 1).unwrap().port(), 50003);
+        let several = LinuxUdp.bind(0, 0, 4).unwrap();
+        assert_eq!((several.port(), several.receivers().unwrap().len()), (50003, 4));
+        drop(several);
         let last = std::net::UdpSocket::bind("[::1]:50003").unwrap();
         assert_eq!(LinuxUdp.bind(0, 0, 1).err().unwrap().kind(), std::io::ErrorKind::AddrInUse);
         drop((holders, last));

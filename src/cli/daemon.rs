@@ -228,7 +228,7 @@ impl Edges {
         let tun = match tun {
             Some(fd) => LinuxTun::from_fd(fd),
             None => {
-                repeated(patience, || LinuxTun::create(interface), |error| matches!(error, OpenError::NameTaken(_)))
+                repeated(patience, || LinuxTun::create(interface, 1), |error| matches!(error, OpenError::NameTaken(_)))
             }
         };
         let tun = tun.map_err(Failure::Tun)?;

@@ -154,6 +154,24 @@ pub(crate) struct Message {
     pub(crate) control: Inbound,
 }
 
+/// Receives many messages in one call: the kernel's `recvmmsg`, or in a test something that makes it fail.
+pub(crate) trait ReceiveMany: Send {
+    /// Receives one message into each of `buffers` from the front on, without waiting; returns how
+    /// many came (at least 1).
+    fn receive(&mut self, socket: BorrowedFd<'_>, buffers: &mut [Box<[u8]>]) -> io::Result<usize>;
+
+    /// What the last call received as its message number `index`.
+    fn message(&self, index: usize) -> Message;
+}
+
+/// Sends many messages in one call: the kernel's `sendmmsg`, or in a test something that makes it fail.
+pub(crate) trait SendMany: Send {
+    /// Sends, without waiting, as many as fit of what `datagrams` gives; returns how many the kernel
+    /// took, from the front on (0 only when there was none). An error concerns the first.
+    fn send<'a>(&mut self, socket: BorrowedFd<'_>, datagrams: impl Iterator<Item = Datagrams<'a>>)
+    -> io::Result<usize>;
+}
+
 /// The arrays to receive with.
 pub(crate) struct ReceiveArray {
     messages: Messages,
@@ -166,10 +184,10 @@ impl ReceiveArray {
     pub(crate) fn new(count: usize) -> Self {
         Self { messages: Messages::new(count), used: count }
     }
+}
 
-    /// Receives one message into each of `buffers` from the front on, without waiting; returns how
-    /// many came (at least 1).
-    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, buffers: &mut [Box<[u8]>]) -> io::Result<usize> {
+impl ReceiveMany for ReceiveArray {
+    fn receive(&mut self, socket: BorrowedFd<'_>, buffers: &mut [Box<[u8]>]) -> io::Result<usize> {
         let count = buffers.len().min(self.messages.count());
         for header in &mut self.messages.headers.items_mut()[..self.used] {
             header.msg_hdr.msg_namelen = NAME_LEN as libc::socklen_t;
@@ -195,8 +213,7 @@ impl ReceiveArray {
         received
     }
 
-    /// What the last call received as its message number `index`.
-    pub(crate) fn message(&self, index: usize) -> Message {
+    fn message(&self, index: usize) -> Message {
         let header = &self.messages.headers.items()[..self.used][index];
         #[allow(clippy::unnecessary_cast, reason = "size_t with glibc, socklen_t with musl")]
         let control_len = (header.msg_hdr.msg_controllen as usize).min(CONTROL_LEN);
@@ -228,10 +245,10 @@ impl SendArray {
     pub(crate) fn new(count: usize) -> Self {
         Self(Messages::new(count))
     }
+}
 
-    /// Sends, without waiting, as many as fit of what `datagrams` gives; returns how many the kernel
-    /// took, from the front on (0 only when there was none). An error concerns the first.
-    pub(crate) fn send<'a>(
+impl SendMany for SendArray {
+    fn send<'a>(
         &mut self,
         socket: BorrowedFd<'_>,
         datagrams: impl Iterator<Item = Datagrams<'a>>,

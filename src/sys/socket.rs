@@ -1,4 +1,5 @@
-//! Socket options that are one `int`, and that no crate here has a function for.
+//! Socket options that no crate here has a function for: those that are one `int`, and the filter that steers a group of
+//! sockets which share a port.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -28,6 +29,10 @@ impl SocketOption {
     pub(crate) const UDP_GRO: Self = Self(libc::SOL_UDP, libc::UDP_GRO);
     /// The firewall mark.
     pub(crate) const SO_MARK: Self = Self(libc::SOL_SOCKET, libc::SO_MARK);
+    /// Share the port with sockets of the same user that have this set, too.
+    pub(crate) const SO_REUSEPORT: Self = Self(libc::SOL_SOCKET, libc::SO_REUSEPORT);
+    /// Only what comes in by the interface of this index; none needs to have it.
+    pub(crate) const SO_BINDTOIFINDEX: Self = Self(libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX);
     /// Room for what is received, within the system's limit.
     pub(crate) const SO_RCVBUF: Self = Self(libc::SOL_SOCKET, libc::SO_RCVBUF);
     /// Room for what is received, whatever the system's limit.
@@ -58,6 +63,60 @@ impl SocketOption {
             unsafe { libc::getsockopt(socket.as_raw_fd(), self.0, self.1, (&raw mut value).cast(), &raw mut len) };
         if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
     }
+}
+
+/// Sets and gets what sockets are asked for: the kernel, or in a test one that refuses some of it.
+pub(crate) trait Options {
+    /// Sets `option`.
+    fn set(&self, option: SocketOption, socket: BorrowedFd<'_>, value: libc::c_int) -> io::Result<()>;
+
+    /// The present value of `option`.
+    fn get(&self, option: SocketOption, socket: BorrowedFd<'_>) -> io::Result<libc::c_int>;
+
+    /// See [`steer_group`].
+    fn steer(&self, socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()>;
+}
+
+/// The kernel that this runs on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kernel;
+
+impl Options for Kernel {
+    fn set(&self, option: SocketOption, socket: BorrowedFd<'_>, value: libc::c_int) -> io::Result<()> {
+        option.set(socket, value)
+    }
+
+    fn get(&self, option: SocketOption, socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+        option.get(socket)
+    }
+
+    fn steer(&self, socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+        steer_group(socket, program)
+    }
+}
+
+/// One instruction of classic BPF: code, jumps if true and if false, and a constant.
+pub(crate) type Instruction = libc::sock_filter;
+
+/// Has `program` decide which socket of the group that `socket` shares its port with gets a datagram: it is run on the
+/// UDP payload, and returns the socket's place in the order of binding. Where there is no such place, or without a
+/// program, a hash of the addresses decides. Fails where `socket` is in no such group.
+fn steer_group(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+    let len = libc::c_ushort::try_from(program.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: the value is a `sock_fprog` of this frame, its length is said, and it names as many instructions as the
+    // slice has; the kernel copies them and writes to neither.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

@@ -1,8 +1,13 @@
 //! What a TUN's file descriptor can be asked and told (linux/if_tun.h).
 
-use std::ffi::{CStr, CString, c_int, c_uint};
-use std::io;
+use std::ffi::{CStr, c_int, c_short, c_uint};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// The device that makes TUN interfaces.
+pub(crate) const DRIVER: &str = "/dev/net/tun";
 
 /// What TUNGETIFF tells: see [`interface`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +25,77 @@ pub(crate) fn take(owner: impl IntoRawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+/// What the data path asks of a TUN's descriptor: the kernel, or in a test something that refuses.
+pub(crate) trait Descriptor: Send + Sync {
+    /// Reads one packet, and its header before it, into `parts`.
+    fn read(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
+
+    /// Writes one packet, and its header before it, which lie in `parts`. Takes it as a whole or not at all.
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Says which offloads (TUN_F_*) the reader can deal with. Fails with EINVAL for one that the kernel lacks.
+    fn set_offload(&self, offloads: c_uint) -> io::Result<()>;
+
+    /// Sets how many bytes the virtio header before each packet has.
+    fn set_vnet_header_len(&self, len: c_int) -> io::Result<()>;
+}
+
+impl Descriptor for File {
+    fn read(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&mut &*self).read_vectored(parts)
+    }
+
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        (&mut &*self).write_vectored(parts).map(drop)
+    }
+
+    fn set_offload(&self, offloads: c_uint) -> io::Result<()> {
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        check(unsafe { libc::ioctl(self.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) })
+    }
+
+    fn set_vnet_header_len(&self, len: c_int) -> io::Result<()> {
+        // SAFETY: TUNSETVNETHDRSZ reads one `int` through its argument, which is one and outlives the call.
+        check(unsafe { libc::ioctl(self.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) })
+    }
+}
+
+/// A descriptor, which does not block, of the interface `name`: one more queue, if that has several. Without such an
+/// interface one is made, unless IFF_TUN_EXCL is among `flags` (IFF_*): then there must be none, and `name` may hold
+/// one `%d`. Fails with EBUSY for one that there is or that is in use, and with EINVAL for one of another kind.
+pub(crate) fn attach(name: &str, flags: c_int) -> io::Result<OwnedFd> {
+    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DRIVER)?;
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_flags = flags as c_short;
+    // SAFETY: TUNSETIFF reads and writes one `ifreq` through its argument, which is one and outlives the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    Ok(file.into())
+}
+
+/// Sets the MTU, in bytes, of the interface `name` in this network namespace.
+pub(crate) fn set_mtu(name: &str, mtu: c_int) -> io::Result<()> {
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_mtu = mtu;
+    // Any socket of the namespace will do.
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("[::1]:0"))?;
+    // SAFETY: SIOCSIFMTU reads one `ifreq` through its argument, which is one and outlives the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, &raw mut request) })
+}
+
+/// An `ifreq` of this name and zeros.
+fn request(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: `ifreq` is a C struct of integers and a union of such; all zeros is a value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as _;
+    }
+    Ok(request)
+}
+
 /// The interface behind `tun`. Fails with EBADFD when it was deleted.
 pub(crate) fn interface(tun: BorrowedFd<'_>) -> io::Result<Interface> {
     // SAFETY: `ifreq` is a C struct of integers and a union of such; all zeros is a value of it.
@@ -31,18 +107,6 @@ pub(crate) fn interface(tun: BorrowedFd<'_>) -> io::Result<Interface> {
     // SAFETY: `ifru_flags` is an integer, any bytes are a value of it, and TUNGETIFF filled it.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     Ok(Interface { name: name.to_string_lossy().into_owned(), flags: c_int::from(flags) })
-}
-
-/// Says which offloads (TUN_F_*) the reader of `tun` can deal with. Fails with EINVAL for one that the kernel lacks.
-pub(crate) fn set_offload(tun: BorrowedFd<'_>, offloads: c_uint) -> io::Result<()> {
-    // SAFETY: TUNSETOFFLOAD takes its argument by value.
-    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) })
-}
-
-/// Sets how many bytes the virtio header before each packet has.
-pub(crate) fn set_vnet_header_len(tun: BorrowedFd<'_>, len: c_int) -> io::Result<()> {
-    // SAFETY: TUNSETVNETHDRSZ reads one `int` through its argument, which is one and outlives the call.
-    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) })
 }
 
 /// The network namespace in which the interface behind `tun` is now. Needs CAP_NET_ADMIN there, and Linux 5.2.
@@ -61,13 +125,6 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(flags)?;
     // SAFETY: F_SETFL takes its argument by value.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })
-}
-
-/// Whether an interface of any kind has this name.
-pub(crate) fn exists(name: &str) -> bool {
-    let Ok(name) = CString::new(name) else { return false };
-    // SAFETY: the pointer is to a C string that outlives the call.
-    unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
 }
 
 fn check(result: c_int) -> io::Result<()> {

@@ -122,6 +122,11 @@ impl LinkEvents {
         self.link.mtu
     }
 
+    /// The interface's index, if it is in the namespace where the sockets were opened.
+    pub(super) fn index(&self) -> Option<u32> {
+        self.link.namespace.is_none().then_some(self.link.index.cast_unsigned())
+    }
+
     /// What has changed since the last event, one thing at a time: index and MTU before the link state, so that whoever
     /// is told of a link that is up knows them.
     fn change(&mut self) -> Option<TunEvent> {

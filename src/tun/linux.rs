@@ -4,15 +4,34 @@
 //! packet, because tun-rs copies and allocates for each packet of a super-packet. A read is one `readv` into a
 //! receive buffer; a write is one `writev` for each group that the [`Coalescer`] finds, payloads by reference.
 //!
+//! With several queues each has a descriptor of its own. The kernel puts a flow's packets into the queue that a hash of
+//! its addresses and ports names; or, when packets of the flow were written in the other direction within the last
+//! seconds, into the queue that they were written through. So a flow comes to the worker that has its session, and moves
+//! when the session does. Header length and offloads are the interface's, and hold for all its queues.
+//!
+//! What the system may refuse, and what that leads to:
+//!
+//! | call | errno | next |
+//! |---|---|---|
+//! | TUNSETOFFLOAD | any | without UDP (before 6.2), then checksums alone, then none; if not even that, there is no TUN |
+//! | TUNSETVNETHDRSZ | any | no TUN: nobody knows where packets begin |
+//! | `writev` of several packets as one | EINVAL | the kernel does not like what was merged: each by itself; after [`REFUSED_MAX`] times nothing of the kind (TCP, UDP) is merged any more |
+//! | any other `writev` | any (EIO: the link is down; EAGAIN, ENOBUFS, ENOMEM: no room) | these packets are lost, and counted |
+//! | `readv` | EAGAIN | nothing is there |
+//! | | EINVAL | the kernel cannot say in a header what it had: that packet is lost, and counted; [`UNREADABLE_MAX`] times in a row the TUN is gone |
+//! | | any other (EBADFD, EIO) | the TUN is gone |
+//! | either | EINTR | again |
+//!
 //! Invariants:
 //! - the interface is left down and is not persistent: it vanishes with its last descriptor;
+//! - nobody else shares it: one with several queues, which the kernel would let others attach to, is always new;
 //! - a write that the system refuses loses its packets and nothing else; a *coalesced* write that it refuses is repeated
 //!   packet by packet, and coalescing ends for good when that keeps happening.
 
 use std::ffi::{c_int, c_uint};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +41,8 @@ use super::offload::{Coalescer, GROUP_HEADER_MAX, GROUP_MAX, Group, SuperPacket,
 use super::{Readiness, ReceiveError, Tun, TunEvents, TunQueue, TunReceiver, TunSender, Wake};
 use crate::packet::{Buffers, PacketRef};
 use crate::sys;
+use crate::sys::interface::index_by_name;
+use crate::sys::tun::{DRIVER, Descriptor};
 
 /// The MTU that an interface is made with: Ethernet's 1500 less IPv6, UDP and WireGuard headers (40 + 8 + 32).
 pub const MTU_DEFAULT: u16 = 1420;
@@ -29,12 +50,16 @@ pub const MTU_DEFAULT: u16 = 1420;
 /// Longest name that an interface can have, in bytes: IFNAMSIZ with its terminating zero.
 pub const NAME_LEN_MAX: usize = 15;
 
-/// The device that makes TUN interfaces.
-const DRIVER: &str = "/dev/net/tun";
+/// What every queue of an interface with several is attached with.
+const QUEUE_FLAGS: c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE;
 
 /// Coalesced writes that may be refused, one after the other, before coalescing is given up: once may be the fault of
 /// one packet, always is the kernel's.
 const REFUSED_MAX: u32 = 8;
+
+/// Reads in a row that may find a packet which cannot be told of: each costs the kernel its packet, so after as many as
+/// a queue holds (500, unless somebody changed it) it is not the packets' fault.
+const UNREADABLE_MAX: u32 = 1000;
 
 /// Why a TUN could not be had.
 #[derive(Debug)]
@@ -105,6 +130,10 @@ pub struct LinuxTun {
     vnet: bool,
     /// Whether UDP super-packets can be exchanged (Linux 6.2).
     udp: bool,
+    /// Whether more queues can be attached.
+    multi_queue: bool,
+    /// Its index, if it was in this network namespace when it was opened.
+    index: Option<u32>,
     events: Option<LinkEvents>,
     mtu: usize,
     taken: bool,
@@ -113,15 +142,22 @@ pub struct LinuxTun {
 impl LinuxTun {
     /// Makes an interface, or attaches to a persistent one that nobody uses. `name` may hold one `%d`, for which the
     /// system finds a number. The MTU is set to [`MTU_DEFAULT`]; the interface is left as it is otherwise: a new one
-    /// is down.
+    /// is down. `queues`: more than 1 makes one that can have several; a persistent one has one.
     ///
     /// Opens what it takes to follow the interface into other network namespaces, so that the privileges for that may
     /// be dropped afterwards.
-    pub fn create(name: &str) -> Result<Self, OpenError> {
+    pub fn create(name: &str, queues: usize) -> Result<Self, OpenError> {
         check_name(name)?;
         // tun-rs would make the device node itself where it is missing, which is not for a daemon to do.
         if let Err(error) = Path::new(DRIVER).metadata() {
             return Err(OpenError::NoDriver(error));
+        }
+        if queues > 1 {
+            match make_multi_queue(name) {
+                Ok(tun) => return Self::from_fd(tun),
+                // Whatever it is, it stops the making of a plain one, too, or else that is good enough.
+                Err(error) => tracing::debug!(%error, "one queue instead of {queues}"),
+            }
         }
         let device = tun_rs::DeviceBuilder::new()
             .name(name)
@@ -134,7 +170,7 @@ impl LinuxTun {
                 Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted(error),
                 Some(libc::EBUSY | libc::EEXIST) => OpenError::NameTaken(name.to_owned()),
                 // TUNSETIFF on a name that an interface of another kind has.
-                Some(libc::EINVAL) if sys::tun::exists(name) => OpenError::NameTaken(name.to_owned()),
+                Some(libc::EINVAL) if index_by_name(name).is_some() => OpenError::NameTaken(name.to_owned()),
                 _ => OpenError::System { operation: "make the TUN interface", source: error },
             })?;
         Self::from_fd(sys::tun::take(device))
@@ -150,15 +186,40 @@ impl LinuxTun {
         }
         sys::tun::set_nonblocking(tun.as_fd()).map_err(OpenError::system("make the TUN non-blocking"))?;
         let vnet = has(libc::IFF_VNET_HDR);
-        let udp = vnet && {
-            sys::tun::set_vnet_header_len(tun.as_fd(), VNET_HEADER_LEN as c_int)
-                .map_err(OpenError::system("set the TUN's header length"))?;
-            set_offloads(&tun).map_err(OpenError::system("set the TUN's offloads"))?
-        };
         let file = Arc::new(File::from(tun));
+        let udp = vnet && set_up_headers(&*file)?;
         let events = LinkEvents::open(Arc::clone(&file)).map_err(OpenError::system("watch the TUN interface"))?;
-        let mtu = events.mtu();
-        Ok(Self { file, name: interface.name, vnet, udp, events: Some(events), mtu, taken: false })
+        Ok(Self {
+            file,
+            name: interface.name,
+            vnet,
+            udp,
+            multi_queue: has(libc::IFF_MULTI_QUEUE),
+            index: events.index(),
+            mtu: events.mtu(),
+            events: Some(events),
+            taken: false,
+        })
+    }
+
+    /// One more descriptor of the interface, with a queue of its own. Needs the privilege to make interfaces.
+    fn attach(&self) -> io::Result<OwnedFd> {
+        // The kernel finds the interface by its name in this namespace. One that is not here any more would not be found,
+        // but made: so it is looked at before, and once more afterwards.
+        let is_here = |name: &str| self.index.is_some() && index_by_name(name) == self.index;
+        let elsewhere = || io::Error::other("the interface is in another network namespace");
+        let name = sys::tun::interface(self.file.as_fd())?.name;
+        if !is_here(&name) {
+            return Err(elsewhere());
+        }
+        let vnet = if self.vnet { libc::IFF_VNET_HDR } else { 0 };
+        let tun = sys::tun::attach(&name, QUEUE_FLAGS | vnet)?;
+        if is_here(&sys::tun::interface(tun.as_fd())?.name) { Ok(tun) } else { Err(elsewhere()) }
+    }
+
+    fn queue(&self, file: Arc<File>) -> TunQueue {
+        let sender = LinuxSender::new(Arc::clone(&file), self.vnet, self.udp);
+        TunQueue { receiver: Box::new(LinuxReceiver::new(file, self.vnet)), sender: Box::new(sender) }
     }
 
     /// The descriptor, for handing the interface over to another process.
@@ -167,17 +228,33 @@ impl LinuxTun {
     }
 }
 
+/// Makes a new interface that can have several queues, with the first of them.
+///
+/// Whoever has the privilege may attach to one that there is, unlike to one with a single queue; so there must be none,
+/// or two daemons would share it without knowing.
+fn make_multi_queue(name: &str) -> io::Result<OwnedFd> {
+    let tun = sys::tun::attach(name, QUEUE_FLAGS | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL)?;
+    sys::tun::set_mtu(&sys::tun::interface(tun.as_fd())?.name, MTU_DEFAULT.into())?;
+    Ok(tun)
+}
+
+/// Agrees on the header before each packet: its length, and what may be in it. Says whether that includes UDP.
+fn set_up_headers(tun: &impl Descriptor) -> Result<bool, OpenError> {
+    tun.set_vnet_header_len(VNET_HEADER_LEN as c_int).map_err(OpenError::system("set the TUN's header length"))?;
+    set_offloads(tun).map_err(OpenError::system("set the TUN's offloads"))
+}
+
 /// Turns on what the kernel has, and says whether that includes UDP.
-fn set_offloads(tun: &OwnedFd) -> io::Result<bool> {
+fn set_offloads(tun: &impl Descriptor) -> io::Result<bool> {
     const TCP: c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
     const UDP: c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
     // The kernel may lack UDP (before 6.2), or refuse any of the others: then what is left is still worth having.
     for offloads in [TCP | UDP, TCP, libc::TUN_F_CSUM] {
-        if sys::tun::set_offload(tun.as_fd(), offloads).is_ok() {
+        if tun.set_offload(offloads).is_ok() {
             return Ok(offloads & UDP != 0);
         }
     }
-    sys::tun::set_offload(tun.as_fd(), 0).map(|()| false)
+    tun.set_offload(0).map(|()| false)
 }
 
 /// The system's own rule (`dev_valid_name`), and its rule for `%d`.
@@ -200,19 +277,21 @@ impl Tun for LinuxTun {
         self.mtu
     }
 
-    fn queues(&mut self, _count: usize) -> io::Result<Vec<TunQueue>> {
+    fn queues(&mut self, count: usize) -> io::Result<Vec<TunQueue>> {
         if std::mem::replace(&mut self.taken, true) {
             return Err(io::Error::other("the queues were taken already"));
         }
-        let receiver = LinuxReceiver { file: Arc::clone(&self.file), vnet: self.vnet };
-        let sender = LinuxSender {
-            file: Arc::clone(&self.file),
-            vnet: self.vnet,
-            coalescer: Coalescer::new(self.vnet, self.vnet && self.udp),
-            tcp_refused: 0,
-            udp_refused: 0,
-        };
-        Ok(vec![TunQueue { receiver: Box::new(receiver), sender: Box::new(sender) }])
+        let mut queues = vec![self.queue(Arc::clone(&self.file))];
+        while self.multi_queue && queues.len() < count {
+            match self.attach() {
+                Ok(tun) => queues.push(self.queue(Arc::new(tun.into()))),
+                Err(error) => {
+                    tracing::debug!(%error, "{} queues instead of {count}", queues.len());
+                    break;
+                }
+            }
+        }
+        Ok(queues)
     }
 
     fn events(&mut self) -> io::Result<Box<dyn TunEvents>> {
@@ -225,33 +304,41 @@ impl Tun for LinuxTun {
 
 /// Reads the packets of a [`LinuxTun`].
 #[derive(Debug)]
-struct LinuxReceiver {
-    file: Arc<File>,
+struct LinuxReceiver<D = File> {
+    file: Arc<D>,
     vnet: bool,
+    /// Packets since a good one that the kernel could not tell of.
+    unreadable: u32,
 }
 
-impl TunReceiver for LinuxReceiver {
+impl<D> LinuxReceiver<D> {
+    fn new(file: Arc<D>, vnet: bool) -> Self {
+        Self { file, vnet, unreadable: 0 }
+    }
+}
+
+impl<D: Descriptor + AsRawFd> TunReceiver for LinuxReceiver<D> {
     fn readiness(&mut self, _wake: Wake) -> Readiness {
         Readiness::Fd(self.file.as_raw_fd())
     }
 
     fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<SuperPacket<'a>>, ReceiveError> {
         let mut vnet = [0; VNET_HEADER_LEN];
-        let mut file = &*self.file;
+        let header_len = if self.vnet { VNET_HEADER_LEN } else { 0 };
         let read = loop {
-            let read = if self.vnet {
-                file.read_vectored(&mut [IoSliceMut::new(&mut vnet), IoSliceMut::new(buffer)])
-            } else {
-                file.read(buffer)
-            };
-            match read {
+            let parts = &mut [IoSliceMut::new(&mut vnet), IoSliceMut::new(buffer)];
+            match self.file.read(if self.vnet { parts } else { &mut parts[1..] }) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && self.unreadable < UNREADABLE_MAX => {
+                    self.unreadable += 1;
+                    return Err(ReceiveError::Malformed);
+                }
                 Err(error) => return Err(ReceiveError::Gone(error)),
                 Ok(read) => break read,
             }
         };
-        let header_len = if self.vnet { VNET_HEADER_LEN } else { 0 };
+        self.unreadable = 0;
         let packet = &buffer[..read.saturating_sub(header_len)];
         Ok(Some(if self.vnet { SuperPacket::parse(&vnet, packet)? } else { SuperPacket::plain(packet)? }))
     }
@@ -259,8 +346,8 @@ impl TunReceiver for LinuxReceiver {
 
 /// Writes the packets of a [`LinuxTun`].
 #[derive(Debug)]
-struct LinuxSender {
-    file: Arc<File>,
+struct LinuxSender<D = File> {
+    file: Arc<D>,
     vnet: bool,
     coalescer: Coalescer,
     /// Coalesced writes that were refused since one was not.
@@ -268,24 +355,31 @@ struct LinuxSender {
     udp_refused: u32,
 }
 
-impl TunSender for LinuxSender {
+impl<D> LinuxSender<D> {
+    fn new(file: Arc<D>, vnet: bool, udp: bool) -> Self {
+        Self { file, vnet, coalescer: Coalescer::new(vnet, vnet && udp), tcp_refused: 0, udp_refused: 0 }
+    }
+}
+
+impl<D: Descriptor> TunSender for LinuxSender<D> {
     fn send(&mut self, buffers: &Buffers, packets: &[PacketRef]) -> usize {
         let mut refused = 0;
         let mut rest = packets;
+        let file = &*self.file;
         while !rest.is_empty() {
             let taken = self.coalescer.coalesce(buffers, rest);
             for group in self.coalescer.groups(buffers, &rest[..taken]) {
                 if !self.vnet {
-                    refused += write_singly(&self.file, &[], &group);
+                    refused += write_singly(file, &[], &group);
                 } else if group.count() == 1 {
-                    refused += write_singly(&self.file, &[0; VNET_HEADER_LEN], &group);
+                    refused += write_singly(file, &[0; VNET_HEADER_LEN], &group);
                 } else {
                     let in_a_row = if group.is_tcp() { &mut self.tcp_refused } else { &mut self.udp_refused };
-                    match write_together(&self.file, &group) {
+                    match write_together(file, &group) {
                         Ok(()) => *in_a_row = 0,
                         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                             *in_a_row += 1;
-                            refused += write_singly(&self.file, &[0; VNET_HEADER_LEN], &group);
+                            refused += write_singly(file, &[0; VNET_HEADER_LEN], &group);
                         }
                         Err(_) => refused += group.count(),
                     }
@@ -303,7 +397,7 @@ impl TunSender for LinuxSender {
     }
 }
 
-fn write_together(file: &File, group: &Group<'_>) -> io::Result<()> {
+fn write_together(file: &impl Descriptor, group: &Group<'_>) -> io::Result<()> {
     let mut header = [0; GROUP_HEADER_MAX];
     let header_len = group.write_header(&mut header);
     let mut parts = [IoSlice::new(&[]); GROUP_MAX + 1];
@@ -315,19 +409,21 @@ fn write_together(file: &File, group: &Group<'_>) -> io::Result<()> {
 }
 
 /// Writes each packet of `group` by itself, and returns how many were refused.
-fn write_singly(file: &File, vnet: &[u8], group: &Group<'_>) -> usize {
+fn write_singly(file: &impl Descriptor, vnet: &[u8], group: &Group<'_>) -> usize {
     group.packets().filter(|packet| write(file, &[IoSlice::new(vnet), IoSlice::new(packet)]).is_err()).count()
 }
 
-fn write(mut file: &File, parts: &[IoSlice<'_>]) -> io::Result<()> {
+fn write(file: &impl Descriptor, parts: &[IoSlice<'_>]) -> io::Result<()> {
     loop {
-        match file.write_vectored(parts) {
+        match file.write(parts) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // A TUN takes a packet as a whole or not at all.
-            result => return result.map(drop),
+            result => return result,
         }
     }
 }
+
+#[cfg(test)]
+mod faults;
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,11 @@
-//! An interface that is no more than two queues: for tests, and for programs that make and take inner packets themselves.
+//! An interface that is no more than queues: for tests, and for programs that make and take inner packets themselves.
 //!
 //! [`MemoryTun::new`] gives the two ends: the [`Tun`] for the device, and a [`MemoryTunHandle`] that plays the system's
-//! part. It sends and receives IP packets, and sets the link up and down.
+//! part. It sends and receives IP packets, and sets the link up and down. Towards the device there are as many queues as
+//! it takes; a flow's packets are all in one of them, by a hash of its addresses and ports.
 //!
 //! Invariants:
-//! - both queues are bounded; what does not fit is refused at once and nobody waits;
+//! - all queues are bounded; what does not fit is refused at once and nobody waits;
 //! - dropping the handle deletes the interface.
 
 use std::collections::VecDeque;
@@ -16,16 +17,23 @@ use super::offload::SuperPacket;
 use super::{Readiness, ReceiveError, Tun, TunEvent, TunEvents, TunQueue, TunReceiver, TunSender, Wake};
 use crate::packet::{Buffers, PacketRef};
 
-/// Packets that wait in one direction: about as many as a TUN of Linux queues (500), twice.
+/// Packets that wait in one queue: about as many as a TUN of Linux queues (500), twice.
 pub const QUEUE_MAX: usize = 1000;
 
 /// Events that wait to be taken. When more happen, only the present state is told.
 pub const EVENTS_MAX: usize = 16;
 
+/// One queue towards the device.
+#[derive(Default)]
+struct Outbound {
+    packets: VecDeque<Box<[u8]>>,
+    wake: Option<Wake>,
+}
+
 #[derive(Default)]
 struct State {
-    /// Towards the device.
-    outbound: VecDeque<Box<[u8]>>,
+    /// One at least; all of them when the device has taken them.
+    outbound: Vec<Outbound>,
     /// From the device.
     inbound: VecDeque<Box<[u8]>>,
     events: VecDeque<TunEvent>,
@@ -33,7 +41,6 @@ struct State {
     index: u32,
     mtu: usize,
     gone: bool,
-    queue_wake: Option<Wake>,
     events_wake: Option<Wake>,
 }
 
@@ -63,9 +70,12 @@ impl Shared {
             state.events.extend(now);
         }
         state.events.push_back(event);
-        let wakes = [state.events_wake.clone(), state.queue_wake.clone().filter(|_| state.gone)];
+        let mut wakes: Vec<Wake> = state.events_wake.iter().cloned().collect();
+        if state.gone {
+            wakes.extend(state.outbound.iter().filter_map(|queue| queue.wake.clone()));
+        }
         drop(state);
-        wakes.iter().flatten().for_each(|wake| wake());
+        wakes.iter().for_each(|wake| wake());
     }
 }
 
@@ -87,6 +97,7 @@ impl MemoryTun {
         {
             let mut state = shared.lock();
             state.mtu = mtu;
+            state.outbound.push(Outbound::default());
             state.events.extend([TunEvent::Mtu(mtu), TunEvent::Down]);
         }
         let handle = MemoryTunHandle(Arc::clone(&shared));
@@ -99,11 +110,16 @@ impl MemoryTunHandle {
     /// case the packet is dropped.
     pub fn send(&self, packet: &[u8]) -> bool {
         let mut state = self.0.lock();
-        if !state.up || state.outbound.len() >= QUEUE_MAX {
+        if !state.up {
             return false;
         }
-        state.outbound.push_back(packet.into());
-        let wake = state.queue_wake.clone();
+        let place = place_of(packet, state.outbound.len());
+        let queue = &mut state.outbound[place];
+        if queue.packets.len() >= QUEUE_MAX {
+            return false;
+        }
+        queue.packets.push_back(packet.into());
+        let wake = queue.wake.clone();
         drop(state);
         if let Some(wake) = wake {
             wake();
@@ -161,12 +177,22 @@ impl Tun for MemoryTun {
         self.shared.lock().mtu
     }
 
-    fn queues(&mut self, _count: usize) -> io::Result<Vec<TunQueue>> {
+    fn queues(&mut self, count: usize) -> io::Result<Vec<TunQueue>> {
         if std::mem::replace(&mut self.queue_taken, true) {
             return Err(io::Error::other("the queues were taken already"));
         }
-        let (receiver, sender) = (MemoryReceiver(Arc::clone(&self.shared)), MemorySender(Arc::clone(&self.shared)));
-        Ok(vec![TunQueue { receiver: Box::new(receiver), sender: Box::new(sender) }])
+        let count = count.max(1);
+        let mut state = self.shared.lock();
+        let waiting = std::mem::take(&mut state.outbound);
+        state.outbound.resize_with(count, Outbound::default);
+        for packet in waiting.into_iter().flat_map(|queue| queue.packets) {
+            state.outbound[place_of(&packet, count)].packets.push_back(packet);
+        }
+        let queue = |place| TunQueue {
+            receiver: Box::new(MemoryReceiver { shared: Arc::clone(&self.shared), place }),
+            sender: Box::new(MemorySender(Arc::clone(&self.shared))),
+        };
+        Ok((0..count).map(queue).collect())
     }
 
     fn events(&mut self) -> io::Result<Box<dyn TunEvents>> {
@@ -177,17 +203,53 @@ impl Tun for MemoryTun {
     }
 }
 
-struct MemoryReceiver(Arc<Shared>);
+/// The place, out of so many, of the queue that has the packets of this one's flow.
+fn place_of(packet: &[u8], queues: usize) -> usize {
+    /// TCP, UDP, UDP-Lite, SCTP and DCCP begin with the ports.
+    const WITH_PORTS: [u8; 5] = [6, 17, 136, 132, 33];
+    let (addresses, protocol, ports_at) = match packet {
+        // Fragments have no ports, but for the first, which belongs to them.
+        [0x40..=0x4f, ..] if packet.len() >= 20 => {
+            let whole = packet[6] & 0x3f == 0 && packet[7] == 0;
+            (&packet[12..20], packet[9], whole.then_some(usize::from(packet[0] & 0x0f) * 4))
+        }
+        [0x60..=0x6f, ..] if packet.len() >= 40 => (&packet[8..40], packet[6], Some(40)),
+        _ => return 0,
+    };
+    let ports_at = ports_at.filter(|_| WITH_PORTS.contains(&protocol));
+    let ports = ports_at.and_then(|at| packet.get(at..at + 4)).unwrap_or_default();
+    // FNV-1a
+    let hash = addresses
+        .iter()
+        .chain([&protocol])
+        .chain(ports)
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    // Its upper bits are mixed better than its lower ones.
+    (hash >> 32) as usize % queues
+}
+
+struct MemoryReceiver {
+    shared: Arc<Shared>,
+    place: usize,
+}
 
 impl TunReceiver for MemoryReceiver {
     fn readiness(&mut self, wake: Wake) -> Readiness {
-        self.0.lock().queue_wake = Some(wake);
+        let mut state = self.shared.lock();
+        let queue = &mut state.outbound[self.place];
+        queue.wake = Some(Arc::clone(&wake));
+        let early = !queue.packets.is_empty();
+        drop(state);
+        // What came before anybody could be told is told now.
+        if early {
+            wake();
+        }
         Readiness::Wake
     }
 
     fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<SuperPacket<'a>>, ReceiveError> {
-        let mut state = self.0.lock();
-        let Some(packet) = state.outbound.pop_front() else {
+        let mut state = self.shared.lock();
+        let Some(packet) = state.outbound[self.place].packets.pop_front() else {
             return if state.gone { Err(ReceiveError::Gone(io::ErrorKind::NotFound.into())) } else { Ok(None) };
         };
         drop(state);
@@ -263,6 +325,78 @@ mod tests {
         drop(handle);
         assert_eq!(woken.load(Ordering::Relaxed), 3);
         assert!(matches!(queue.receiver.receive(&mut buffer), Err(ReceiveError::Gone(_))));
+    }
+
+    /// An IPv4 or IPv6 packet of a flow that differs in one thing from the others.
+    fn packet_of(flow: usize) -> Vec<u8> {
+        let mut packet = if flow.is_multiple_of(2) { PACKET.to_vec() } else { vec![0; 40] };
+        if flow.is_multiple_of(2) {
+            packet[12..16].copy_from_slice(&(flow as u32 / 8).to_be_bytes());
+        } else {
+            packet[..7].copy_from_slice(&[0x60, 0, 0, 0, 0, 8, 6]);
+            packet[38..40].copy_from_slice(&(flow as u16 / 8).to_be_bytes());
+        }
+        packet.extend([0, flow as u8 % 8, 0, 80, 0, 0, 0, 0]);
+        packet[3] = if packet[0] == 0x45 { 28 } else { 0 };
+        packet
+    }
+
+    #[test]
+    fn a_flow_has_one_queue() {
+        const QUEUES: usize = 3;
+        let (mut tun, handle) = MemoryTun::new("mem0", 1420);
+        handle.set_up(true);
+        assert!(handle.send(&packet_of(0)), "before the queues are taken");
+        let mut queues = tun.queues(QUEUES).unwrap();
+        let woken: Arc<Vec<AtomicUsize>> = Arc::new((0..QUEUES).map(|_| AtomicUsize::new(0)).collect());
+        for (place, queue) in queues.iter_mut().enumerate() {
+            let woken = Arc::clone(&woken);
+            queue.receiver.readiness(Arc::new(move || _ = woken[place].fetch_add(1, Ordering::Relaxed)));
+        }
+        let woken = |place: usize| woken[place].swap(0, Ordering::Relaxed);
+        let home: Vec<usize> = (0..QUEUES).filter(|&place| woken(place) == 1).collect();
+        assert_eq!(home.len(), 1, "told of what came early");
+        let mut buffer = [0; 100];
+        assert_eq!(queues[home[0]].receiver.receive(&mut buffer).unwrap().unwrap().bytes(), packet_of(0));
+
+        let mut shares = [0; QUEUES];
+        for flow in 0..300 {
+            let packet = packet_of(flow);
+            let mut found = None;
+            for _ in 0..2 {
+                assert!(handle.send(&packet));
+                for (place, queue) in queues.iter_mut().enumerate() {
+                    let got = queue.receiver.receive(&mut buffer).unwrap().map(|packet| packet.bytes().to_vec());
+                    assert_eq!(woken(place), usize::from(got.is_some()));
+                    if let Some(got) = got {
+                        assert_eq!(got, packet);
+                        assert_eq!(*found.get_or_insert(place), place, "flow {flow} moved");
+                        shares[place] += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(shares.iter().sum::<usize>(), 600);
+        assert!(shares.iter().all(|share| (100..300).contains(share)), "{shares:?}");
+        drop(handle);
+        for (place, queue) in queues.iter_mut().enumerate() {
+            assert_eq!(woken(place), 1, "told of the end");
+            assert!(matches!(queue.receiver.receive(&mut buffer), Err(ReceiveError::Gone(_))));
+        }
+    }
+
+    #[test]
+    fn all_fragments_of_a_packet_have_one_queue() {
+        let mut first = packet_of(0);
+        first[6] = 0x20;
+        let mut second = first.clone();
+        second[7] = 1;
+        second[20..24].fill(0xff);
+        assert_eq!(place_of(&first, 1000), place_of(&second, 1000));
+        for len in 0..40 {
+            place_of(&packet_of(0)[..len.min(28)], 7);
+            place_of(&packet_of(1)[..len], 7);
+        }
     }
 
     #[test]

@@ -42,7 +42,8 @@ pub trait Tun: Send {
     fn mtu(&self) -> usize;
 
     /// Takes the queues: at least one, and at most `count`, which is what the device has a use for. The packets of
-    /// one flow come out of one queue. Called once.
+    /// one flow come out of one queue; once the flow's packets are written through another one, they may come out of
+    /// that. Called once.
     fn queues(&mut self, count: usize) -> io::Result<Vec<TunQueue>>;
 
     /// Takes the source of events. Called once. The first events tell the present link state.

@@ -686,4 +686,4 @@ impl<'a> Group<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,7 +3,14 @@
 //! # Receiving
 //! `recvmmsg` fills several buffers at once, and with UDP_GRO each may hold a run of equal-sized
 //! datagrams of one sender. The two families take turns in being asked first, so a flood on one does
-//! not starve the other.
+//! not starve the other; nor does one that fails.
+//!
+//! | what `recvmmsg` gives | meaning | next |
+//! |---|---|---|
+//! | EAGAIN | nothing is there | the family is not asked again before it is ready |
+//! | any other errno (EINTR, ECONNREFUSED, ENOMEM) | a signal, an ICMP error for something sent, no memory | again, [`RETRIES_MAX`] times; then it is the socket's failure, told if the other family has nothing either |
+//! | a message that is empty, truncated or without a sender | of no use | passed over |
+//! | no UDP_GRO beside it | a kernel before 5.0, or one datagram | it is one datagram |
 //!
 //! # Sending
 //! A train goes out as one message with UDP_SEGMENT where that works, and as single datagrams where
@@ -33,16 +40,17 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::socket::{FamilySocket, SOCKET_BUFFER_LEN, SocketPair};
+use super::socket::{FamilySocket, SOCKET_BUFFER_LEN, SocketGroup, SocketPair};
 use super::{
     DATAGRAM_V4_MAX, DATAGRAM_V6_MAX, Readiness, Received, SEGMENTS_MAX, Sent, Source, Transmit, Udp, UdpReceiver,
     UdpSender, UdpSocket, Wake,
 };
 use crate::packet::Buffers;
 use crate::sys::cmsg::Outbound;
-use crate::sys::mmsg::{Datagrams, ReceiveArray, SendArray};
+use crate::sys::mmsg::{Datagrams, ReceiveArray, ReceiveMany, SendArray, SendMany};
+use crate::sys::socket::Kernel;
 
 /// Messages in one `recvmmsg`: more than any worker has buffers for.
 const RECEIVE_BATCH_MAX: usize = 64;
@@ -65,44 +73,68 @@ const USELESS_MAX: usize = 2 * SOCKET_BUFFER_LEN as usize / 512;
 pub struct LinuxUdp;
 
 impl Udp for LinuxUdp {
-    fn bind(&self, port: u16, fwmark: u32, _receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
-        let pair = SocketPair::bind(port, fwmark)?;
-        Ok(Arc::new(LinuxSocket { pair: Arc::new(pair), taken: AtomicBool::new(false) }))
+    fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
+        let group = SocketGroup::bind(port, fwmark, receivers, &Kernel)?;
+        Ok(Arc::new(LinuxSocket {
+            group: Arc::new(group),
+            taken: AtomicBool::new(false),
+            senders: AtomicUsize::new(0),
+        }))
     }
 }
 
 /// One bound port; its receivers and senders keep the port open, too.
 #[derive(Debug)]
 struct LinuxSocket {
-    pair: Arc<SocketPair>,
+    group: Arc<SocketGroup>,
     taken: AtomicBool,
+    /// How many senders were made.
+    senders: AtomicUsize,
 }
 
 impl UdpSocket for LinuxSocket {
     fn port(&self) -> u16 {
-        self.pair.port
+        self.group.port
     }
 
     fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
-        self.pair.set_fwmark(fwmark)
+        self.group.set_fwmark(fwmark)
     }
 
     fn receivers(&self) -> io::Result<Vec<Box<dyn UdpReceiver>>> {
         if self.taken.swap(true, Ordering::Relaxed) {
             return Err(io::Error::other("the receivers were taken already"));
         }
-        Ok(vec![Box::new(LinuxReceiver::new(Arc::clone(&self.pair)))])
+        let members = (0..self.group.pairs.len()).map(|place| Member { group: Arc::clone(&self.group), place });
+        Ok(members.map(|member| Box::new(LinuxReceiver::new(member)) as Box<dyn UdpReceiver>).collect())
     }
 
+    /// Senders take the pairs of sockets in turns: what two threads send is then accounted to two sockets, and neither
+    /// waits for the other's memory or fills the other's buffer.
     fn sender(&self) -> io::Result<Box<dyn UdpSender>> {
-        Ok(Box::new(LinuxSender { pair: Arc::clone(&self.pair), array: SendArray::new(SEND_BATCH_MAX) }))
+        let place = self.senders.fetch_add(1, Ordering::Relaxed) % self.group.pairs.len();
+        let member = Member { group: Arc::clone(&self.group), place };
+        Ok(Box::new(LinuxSender { member, array: SendArray::new(SEND_BATCH_MAX) }))
+    }
+}
+
+/// One pair of sockets, which keeps the others open: a group that lost one would be steered wrongly.
+#[derive(Debug)]
+struct Member {
+    group: Arc<SocketGroup>,
+    place: usize,
+}
+
+impl Member {
+    fn pair(&self) -> &SocketPair {
+        &self.group.pairs[self.place]
     }
 }
 
 /// Takes datagrams in, from both families' sockets.
-struct LinuxReceiver {
-    pair: Arc<SocketPair>,
-    array: ReceiveArray,
+struct LinuxReceiver<R = ReceiveArray> {
+    member: Member,
+    array: R,
     /// Which family is asked first in the next `receive`.
     ipv6_first: bool,
     /// Whether IPv4, and IPv6, may have something: not once it has said that it would block. Where neither
@@ -111,20 +143,25 @@ struct LinuxReceiver {
 }
 
 impl LinuxReceiver {
-    fn new(pair: Arc<SocketPair>) -> Self {
-        Self { pair, array: ReceiveArray::new(RECEIVE_BATCH_MAX), ipv6_first: false, ready: [true; 2] }
+    fn new(member: Member) -> Self {
+        Self::with(member, ReceiveArray::new(RECEIVE_BATCH_MAX))
     }
 }
 
-impl UdpReceiver for LinuxReceiver {
+impl<R> LinuxReceiver<R> {
+    fn with(member: Member, array: R) -> Self {
+        Self { member, array, ipv6_first: false, ready: [true; 2] }
+    }
+}
+
+impl<R: ReceiveMany> UdpReceiver for LinuxReceiver<R> {
     fn readiness(&mut self, _wake: Wake) -> Vec<Readiness> {
-        let sockets = [&self.pair.v4, &self.pair.v6].into_iter().flatten();
-        sockets.map(|socket| Readiness::Fd(socket.fd().as_raw_fd())).collect()
+        self.member.pair().sockets().map(|socket| Readiness::Fd(socket.fd().as_raw_fd())).collect()
     }
 
     fn ready(&mut self, source: usize) {
         // The only source is IPv6 where there is no IPv4.
-        let ipv6 = source == 1 || self.pair.v4.is_none();
+        let ipv6 = source == 1 || self.member.pair().v4.is_none();
         self.ready[usize::from(ipv6)] = true;
     }
 
@@ -136,27 +173,35 @@ impl UdpReceiver for LinuxReceiver {
         let ipv6_first = self.ipv6_first;
         self.ipv6_first = !ipv6_first;
         let mut first_free = 0;
+        let mut failed = None;
         for ipv6 in [ipv6_first, !ipv6_first] {
             let ready = &mut self.ready[usize::from(ipv6)];
-            match self.pair.family(ipv6) {
+            match self.member.pair().family(ipv6) {
                 Some(socket) if *ready => {
-                    (first_free, *ready) = receive_from(socket, &mut self.array, buffers, first_free, received)?;
+                    match receive_from(socket, &mut self.array, buffers, first_free, received) {
+                        Ok(progress) => (first_free, *ready) = progress,
+                        // The other family's datagrams count all the same, and come first.
+                        Err(error) => failed = Some(error),
+                    }
                 }
                 Some(_) => {}
                 None => *ready = false,
             }
         }
-        Ok(self.ready != [false; 2])
+        match failed {
+            Some(error) if received.is_empty() => Err(error),
+            _ => Ok(self.ready != [false; 2]),
+        }
     }
 }
 
-/// One thread's way to send through the sockets that it shares with the others.
-struct LinuxSender {
-    pair: Arc<SocketPair>,
-    array: SendArray,
+/// One thread's way to send.
+struct LinuxSender<S = SendArray> {
+    member: Member,
+    array: S,
 }
 
-impl UdpSender for LinuxSender {
+impl<S: SendMany> UdpSender for LinuxSender<S> {
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
         assert_eq!(transmits.len(), sent.len());
         sent.fill(Sent::default());
@@ -165,7 +210,7 @@ impl UdpSender for LinuxSender {
         let mut retries = 0;
         while let Some(transmit) = cursor.transmit() {
             let ipv6 = transmit.to.is_ipv6();
-            let Some(socket) = self.pair.family(ipv6) else {
+            let Some(socket) = self.member.pair().family(ipv6) else {
                 cursor.lose_rest(sent);
                 continue;
             };
@@ -198,7 +243,7 @@ impl UdpSender for LinuxSender {
 /// would have blocked.
 fn receive_from(
     socket: &FamilySocket,
-    array: &mut ReceiveArray,
+    array: &mut impl ReceiveMany,
     buffers: &mut Buffers,
     first_free: usize,
     received: &mut Vec<Received>,
@@ -454,5 +499,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,8 @@
 //! everything that happens is the same each time. What a socket cannot take (its queue is full, as a
 //! kernel's would be) or nobody listens for is lost without a word, as on a real network.
 //!
-//! As the kernel's sockets do, one `receive` joins equal-sized datagrams of one sender.
+//! As the kernel's sockets do, one `receive` joins equal-sized datagrams of one sender. Of several receivers of one port
+//! each has a queue of its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -15,13 +16,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::socket::SOCKET_BUFFER_LEN;
+use super::steering::{RECEIVERS_MAX, place_of};
 use super::{
     DATAGRAM_V6_MAX, Readiness, Received, SEGMENTS_MAX, Sent, Source, Transmit, Udp, UdpReceiver, UdpSender, UdpSocket,
     Wake,
 };
 use crate::packet::Buffers;
 
-/// Bytes waiting in one socket's queue: as much as the kernel is asked for.
+/// Bytes waiting in one receiver's queue: as much as the kernel is asked for.
 const QUEUE_BYTES_MAX: usize = SOCKET_BUFFER_LEN as usize;
 
 /// What one waiting datagram counts for beyond its bytes, so that empty ones are bounded, too.
@@ -33,9 +35,12 @@ const EPHEMERAL_PORT_MIN: u16 = 49_152;
 /// The index of the one interface that each host has.
 const IFINDEX: u32 = 1;
 
+/// What waits at one port: a queue for each receiver.
+type Inboxes = Arc<[Inbox]>;
+
 /// A network whose hosts all reach each other at once.
 #[derive(Clone, Default)]
-pub struct MemoryNetwork(Arc<Mutex<HashMap<SocketAddr, Arc<Inbox>>>>);
+pub struct MemoryNetwork(Arc<Mutex<HashMap<SocketAddr, Inboxes>>>);
 
 impl MemoryNetwork {
     /// An empty network.
@@ -50,7 +55,7 @@ impl MemoryNetwork {
         MemoryUdp { network: self.clone(), v4, v6 }
     }
 
-    fn inboxes(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Inbox>>> {
+    fn inboxes(&self) -> MutexGuard<'_, HashMap<SocketAddr, Inboxes>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -71,24 +76,24 @@ pub struct MemoryUdp {
 
 impl Udp for MemoryUdp {
     /// The mark is taken and means nothing here.
-    fn bind(&self, port: u16, _fwmark: u32, _receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
+    fn bind(&self, port: u16, _fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
         let mut inboxes = self.network.inboxes();
         let addresses = [self.v4, self.v6];
         let is_free =
             |port: &u16| addresses.into_iter().flatten().all(|ip| !inboxes.contains_key(&SocketAddr::new(ip, *port)));
         let port = if port == 0 { (EPHEMERAL_PORT_MIN..=u16::MAX).find(is_free) } else { Some(port).filter(is_free) };
         let port = port.ok_or(io::ErrorKind::AddrInUse)?;
-        let inbox = Arc::new(Inbox::default());
+        let own: Inboxes = (0..receivers.clamp(1, RECEIVERS_MAX)).map(|_| Inbox::default()).collect();
         for ip in addresses.into_iter().flatten() {
-            inboxes.insert(SocketAddr::new(ip, port), Arc::clone(&inbox));
+            inboxes.insert(SocketAddr::new(ip, port), Arc::clone(&own));
         }
         drop(inboxes);
-        let bound = Arc::new(Bound { host: self.clone(), port, inbox });
+        let bound = Arc::new(Bound { host: self.clone(), port, inboxes: own });
         Ok(Arc::new(MemorySocket { bound, taken: AtomicBool::new(false) }))
     }
 }
 
-/// What waits for one socket.
+/// What waits for one receiver.
 #[derive(Default)]
 struct Inbox(Mutex<Waiting>);
 
@@ -172,7 +177,7 @@ impl Waiting {
 struct Bound {
     host: MemoryUdp,
     port: u16,
-    inbox: Arc<Inbox>,
+    inboxes: Inboxes,
 }
 
 impl Drop for Bound {
@@ -202,7 +207,9 @@ impl UdpSocket for MemorySocket {
         if self.taken.swap(true, Ordering::Relaxed) {
             return Err(io::Error::other("the receivers were taken already"));
         }
-        Ok(vec![Box::new(MemoryReceiver(Arc::clone(&self.bound)))])
+        let receiver =
+            |place| Box::new(MemoryReceiver { bound: Arc::clone(&self.bound), place }) as Box<dyn UdpReceiver>;
+        Ok((0..self.bound.inboxes.len()).map(receiver).collect())
     }
 
     fn sender(&self) -> io::Result<Box<dyn UdpSender>> {
@@ -210,11 +217,20 @@ impl UdpSocket for MemorySocket {
     }
 }
 
-struct MemoryReceiver(Arc<Bound>);
+struct MemoryReceiver {
+    bound: Arc<Bound>,
+    place: usize,
+}
+
+impl MemoryReceiver {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.bound.inboxes[self.place].waiting()
+    }
+}
 
 impl UdpReceiver for MemoryReceiver {
     fn readiness(&mut self, wake: Wake) -> Vec<Readiness> {
-        let mut waiting = self.0.inbox.waiting();
+        let mut waiting = self.waiting();
         waiting.wake = Some(Arc::clone(&wake));
         let early = !waiting.datagrams.is_empty();
         drop(waiting);
@@ -227,7 +243,7 @@ impl UdpReceiver for MemoryReceiver {
 
     fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
         received.clear();
-        let mut waiting = self.0.inbox.waiting();
+        let mut waiting = self.waiting();
         let room = received.capacity();
         for (index, buffer) in buffers.all().iter_mut().take(room).enumerate() {
             let Some(train) = waiting.pop(buffer) else { break };
@@ -251,14 +267,15 @@ impl UdpSender for MemorySender {
                 continue;
             };
             sent.source_lost = transmit.source.is_some_and(|source| source.ip != own);
-            let inbox = host.network.inboxes().get(&transmit.to).cloned();
+            let inboxes = host.network.inboxes().get(&transmit.to).cloned();
             for bytes in transmit.data.chunks(transmit.segment) {
                 if bytes.len() > DATAGRAM_V6_MAX {
                     sent.refused += 1;
                     continue;
                 }
                 sent.bytes += bytes.len();
-                if let Some(inbox) = &inbox {
+                if let Some(inboxes) = &inboxes {
+                    let inbox = &inboxes[place_of(bytes, inboxes.len())];
                     let from = SocketAddr::new(own, self.0.port);
                     inbox.push(Datagram { from, to: transmit.to.ip(), ecn: transmit.tos & 0b11, bytes: bytes.into() });
                 }
@@ -270,7 +287,7 @@ impl UdpSender for MemorySender {
 impl Drop for MemoryReceiver {
     /// Whoever was to be woken may own this receiver: let go of each other.
     fn drop(&mut self) {
-        self.0.inbox.waiting().wake = None;
+        self.waiting().wake = None;
     }
 }
 
@@ -327,6 +344,31 @@ mod tests {
         assert_eq!(train.source, Some(Source { ip: ip(B), ifindex: IFINDEX }));
         assert_eq!(&buffers.whole(train.buffer)[..256], data);
         assert_eq!(receive(&mut *b, 4).1.len(), 0);
+    }
+
+    #[test]
+    fn messages_are_steered_by_their_receiver_index() {
+        for count in [1, 2, 3] {
+            let network = MemoryNetwork::new();
+            let a = network.host(&[ip(A)]).bind(1, 0, 1).unwrap();
+            let b = network.host(&[ip(B)]).bind(2, 0, count).unwrap();
+            let (mut a, mut receivers) = (a.sender().unwrap(), b.receivers().unwrap());
+            assert_eq!(receivers.len(), count);
+            let woken: Arc<Vec<AtomicUsize>> = Arc::new((0..count).map(|_| AtomicUsize::new(0)).collect());
+            for (place, receiver) in receivers.iter_mut().enumerate() {
+                let woken = Arc::clone(&woken);
+                receiver.readiness(Arc::new(move || _ = woken[place].fetch_add(1, Ordering::Relaxed)));
+            }
+            for row in super::super::steering::tests::rows(count) {
+                a.send(&[transmit(SocketAddr::new(ip(B), 2), 2000, &row.message)], &mut [Sent::default()]);
+                for (place, receiver) in receivers.iter_mut().enumerate() {
+                    let expected = usize::from(place == row.place);
+                    assert_eq!(woken[place].swap(0, Ordering::Relaxed), expected, "{row:?}");
+                    assert_eq!(receive(&mut **receiver, 1).1.len(), expected, "{row:?}");
+                }
+            }
+        }
+        assert_eq!(MemoryNetwork::new().host(&[ip(A)]).bind(1, 0, 0).unwrap().receivers().unwrap().len(), 1);
     }
 
     #[test]

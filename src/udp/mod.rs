@@ -7,6 +7,7 @@ pub mod linux;
 pub mod lossy;
 pub mod memory;
 mod socket;
+mod steering;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -97,8 +98,12 @@ pub trait UdpSocket: Send + Sync {
     /// Sets the mark of what is sent from now on.
     fn set_fwmark(&self, fwmark: u32) -> io::Result<()>;
 
-    /// Takes the receivers: at least one, and at most as many as were asked for. Where there are several, messages
-    /// to one receiver index come to one of them: to that at the place `index % receivers`. Called once.
+    /// Takes the receivers: at least one, and at most as many as were asked for. Called once.
+    ///
+    /// Where there are several, a response, cookie reply or data message comes to the one at the place
+    /// `(index & 0xff) % receivers`, `index` being the receiver index in it; all else (initiations, what is too
+    /// short, no message of ours) comes to the first. Datagrams that the system coalesced all come to where the
+    /// first of them belongs.
     fn receivers(&self) -> io::Result<Vec<Box<dyn UdpReceiver>>>;
 
     /// A way to send. There may be any number.

@@ -1,12 +1,32 @@
-//! One port on both address families: how the two sockets are made.
+//! One port on both address families: how the sockets are made.
 //!
-//! - Neither `SO_REUSEADDR` nor `SO_REUSEPORT`: whoever has the port already makes binding fail with
-//!   `AddrInUse`, instead of sharing it in silence.
+//! - Whoever has the port already makes binding fail with `AddrInUse`, instead of sharing it in silence; and nobody
+//!   gets it afterwards. `SO_REUSEADDR` is never set, `SO_REUSEPORT` only behind [fences](Fence).
 //! - The IPv6 socket is `IPV6_V6ONLY`, so IPv4 never appears as mapped addresses, and each family has
 //!   its own options.
 //! - An address family that this system does not have is left out, as long as the other is there.
-//! - What the kernel offers beyond plain datagrams (coalescing, segmentation, large buffers) is asked
+//! - What the kernel offers beyond plain datagrams (coalescing, segmentation, large buffers, several receivers) is asked
 //!   for and done without where it is refused; what correctness needs (PKTINFO, TOS) is required.
+//!
+//! # Several receivers
+//! Each has a pair of sockets of its own. The sockets of one family share the port as a group (`SO_REUSEPORT`), in which
+//! a [program](super::steering) chooses the one that gets a datagram. Such a group is open: any program of the same
+//! user that sets the option may join, replace the program, or take an address of the port for itself, and nobody
+//! learns of the conflict. Unsetting the option on the members would close the group, but end the steering, too.
+//!
+//! So the group stands between two [fences](Fence): sockets on the same port and address that never receive anything,
+//! and without the option, so whoever wants the port is refused for their sake. In this order:
+//!
+//! 1. A plain socket is bound, which fails if anybody has the port. It becomes the first fence: bound to an interface
+//!    that does not exist, and opened, that is, with the option.
+//! 2. The members are bound, and the program attached.
+//! 3. The second fence is bound, open. The kernel refuses a port on account of the first conflicting socket that it
+//!    finds, and looks at the newest first for IPv4, at the oldest first for IPv6; hence one at each end.
+//! 4. Both fences are closed, and a stranger's way in is tried once, in case another kernel does otherwise.
+//!
+//! What remains: between 1 and 4, for some microseconds, the port can be had by a program of the same user that sets
+//! the option; and for ever by one that sets it and binds itself to an interface, too. Two devices exclude each other
+//! always, as both begin with a plain socket.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,7 +35,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::sys::socket::SocketOption;
+use super::steering::{self, RECEIVERS_MAX};
+use crate::sys::socket::{Options, SocketOption};
 
 /// Bytes of room asked for in each direction: what wireguard-go asks for. At 10 Gbit/s it holds about
 /// 5 ms, longer than a worker is ever away from its socket.
@@ -24,6 +45,9 @@ pub(super) const SOCKET_BUFFER_LEN: i32 = 7 << 20;
 /// How often a port that the system chose for IPv4 may turn out to be taken on IPv6. Each attempt is
 /// another random port, so on a system with half of its ports taken all fail once in 2^32 times.
 const BIND_ATTEMPTS_MAX: usize = 32;
+
+/// The index of no interface: the kernel counts them up from 1.
+const NO_INTERFACE: i32 = i32::MAX;
 
 /// One family's socket.
 #[derive(Debug)]
@@ -46,92 +70,161 @@ impl FamilySocket {
         self.segmentation.store(false, Ordering::Relaxed);
     }
 
-    fn bind(address: SocketAddr, fwmark: u32) -> io::Result<(Self, u16)> {
-        let socket =
-            Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    /// Binds one; `shared`: as a member of a group.
+    fn bind(address: SocketAddr, fwmark: u32, shared: bool, options: &impl Options) -> io::Result<(Self, u16)> {
+        let socket = unbound(address, options)?;
         let fd = socket.as_fd();
         if address.is_ipv4() {
-            SocketOption::IP_PKTINFO.set(fd, 1)?;
-            SocketOption::IP_RECVTOS.set(fd, 1)?;
+            options.set(SocketOption::IP_PKTINFO, fd, 1)?;
+            options.set(SocketOption::IP_RECVTOS, fd, 1)?;
             // [KERNEL-DF] The kernel's outer IPv4 header never carries DF, and a datagram larger than
             // the path is fragmented, here or by a router: a tunnel whose path shrinks gets slow, not
             // dead. IP_PMTUDISC_DONT is exactly that, while the learnt path MTU still counts.
-            SocketOption::IP_MTU_DISCOVER.set(fd, libc::IP_PMTUDISC_DONT)?;
+            options.set(SocketOption::IP_MTU_DISCOVER, fd, libc::IP_PMTUDISC_DONT)?;
         } else {
-            SocketOption::IPV6_V6ONLY.set(fd, 1)?;
-            SocketOption::IPV6_RECVPKTINFO.set(fd, 1)?;
-            SocketOption::IPV6_RECVTCLASS.set(fd, 1)?;
+            options.set(SocketOption::IPV6_RECVPKTINFO, fd, 1)?;
+            options.set(SocketOption::IPV6_RECVTCLASS, fd, 1)?;
             // IPv6 routers do not fragment. WANT fragments here, to the path MTU that they report.
-            SocketOption::IPV6_MTU_DISCOVER.set(fd, libc::IPV6_PMTUDISC_WANT)?;
+            options.set(SocketOption::IPV6_MTU_DISCOVER, fd, libc::IPV6_PMTUDISC_WANT)?;
         }
         if fwmark != 0 {
-            SocketOption::SO_MARK.set(fd, fwmark.cast_signed())?;
+            options.set(SocketOption::SO_MARK, fd, fwmark.cast_signed())?;
         }
         for (force, plain) in [
             (SocketOption::SO_RCVBUFFORCE, SocketOption::SO_RCVBUF),
             (SocketOption::SO_SNDBUFFORCE, SocketOption::SO_SNDBUF),
         ] {
             // Only a privileged process may exceed the system's limit; what it grants instead will do.
-            if force.set(fd, SOCKET_BUFFER_LEN).is_err() {
-                let _ = plain.set(fd, SOCKET_BUFFER_LEN);
+            if options.set(force, fd, SOCKET_BUFFER_LEN).is_err() {
+                let _ = options.set(plain, fd, SOCKET_BUFFER_LEN);
             }
         }
         // Refused by kernels before 5.0, which then simply do not coalesce.
-        let _ = SocketOption::UDP_GRO.set(fd, 1);
-        let segmentation = SocketOption::UDP_SEGMENT.get(fd).is_ok();
-        socket.bind(&address.into())?;
-        let port = socket.local_addr()?.as_socket().map_or(0, |address| address.port());
+        let _ = options.set(SocketOption::UDP_GRO, fd, 1);
+        let segmentation = options.get(SocketOption::UDP_SEGMENT, fd).is_ok();
+        if shared {
+            options.set(SocketOption::SO_REUSEPORT, fd, 1)?;
+        }
+        let port = bind(&socket, address)?;
         Ok((Self { fd: socket.into(), segmentation: AtomicBool::new(segmentation) }, port))
     }
 }
 
-/// Both families' sockets on one port; at least one of them is there.
+/// A new socket of the family of `address`.
+fn unbound(address: SocketAddr, options: &impl Options) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        options.set(SocketOption::IPV6_V6ONLY, socket.as_fd(), 1)?;
+    }
+    Ok(socket)
+}
+
+/// Binds `socket`, and returns the port.
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<u16> {
+    socket.bind(&address.into())?;
+    Ok(socket.local_addr()?.as_socket().map_or(0, |address| address.port()))
+}
+
+/// A socket that holds the port against others and receives nothing.
 #[derive(Debug)]
+struct Fence(Socket);
+
+impl Fence {
+    /// Binds the first, which nobody else may hinder; it is neither open nor closed to datagrams yet.
+    fn bind_first(address: SocketAddr, options: &impl Options) -> io::Result<(Self, u16)> {
+        let socket = unbound(address, options)?;
+        let port = bind(&socket, address)?;
+        Ok((Self(socket), port))
+    }
+
+    /// Binds the second while the first and the members are there.
+    fn bind_second(address: SocketAddr, options: &impl Options) -> io::Result<Self> {
+        let fence = Self(unbound(address, options)?);
+        fence.open(options)?;
+        bind(&fence.0, address)?;
+        Ok(fence)
+    }
+
+    /// Lets members share the port from now on, and receives nothing any more.
+    fn open(&self, options: &impl Options) -> io::Result<()> {
+        options.set(SocketOption::SO_BINDTOIFINDEX, self.0.as_fd(), NO_INTERFACE)?;
+        options.set(SocketOption::SO_REUSEPORT, self.0.as_fd(), 1)
+    }
+
+    /// Lets nobody share the port any more.
+    fn close(&self, options: &impl Options) -> io::Result<()> {
+        options.set(SocketOption::SO_REUSEPORT, self.0.as_fd(), 0)
+    }
+}
+
+/// Both families' sockets of one receiver; at least one of them is there.
+#[derive(Debug, Default)]
 pub(super) struct SocketPair {
     pub(super) v4: Option<FamilySocket>,
     pub(super) v6: Option<FamilySocket>,
-    pub(super) port: u16,
-    fwmark: AtomicU32,
 }
 
 impl SocketPair {
-    /// Binds `port`, or one that is free on both families if it is 0.
-    pub(super) fn bind(port: u16, fwmark: u32) -> io::Result<Self> {
-        let attempts = if port == 0 { BIND_ATTEMPTS_MAX } else { 1 };
-        let mut last = io::ErrorKind::AddrInUse.into();
-        for _ in 0..attempts {
-            match Self::bind_once(port, fwmark) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
-                result => return result,
-            }
-        }
-        Err(last)
-    }
-
-    fn bind_once(port: u16, fwmark: u32) -> io::Result<Self> {
-        let v4 = present(FamilySocket::bind((Ipv4Addr::UNSPECIFIED, port).into(), fwmark))?;
-        let v6_port = v4.as_ref().map_or(port, |(_, port)| *port);
-        let v6 = present(FamilySocket::bind((Ipv6Addr::UNSPECIFIED, v6_port).into(), fwmark))?;
-        let bound = v4.as_ref().or(v6.as_ref()).map(|(_, port)| *port);
-        let Some(port) = bound else {
-            return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
-        };
-        let fwmark = AtomicU32::new(fwmark);
-        Ok(Self { v4: v4.map(|(socket, _)| socket), v6: v6.map(|(socket, _)| socket), port, fwmark })
-    }
-
     pub(super) fn family(&self, ipv6: bool) -> Option<&FamilySocket> {
         if ipv6 { self.v6.as_ref() } else { self.v4.as_ref() }
     }
 
-    /// Sets the mark on both, or on none.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &FamilySocket> + Clone {
+        [&self.v4, &self.v6].into_iter().flatten()
+    }
+}
+
+/// All sockets of one port. Dropping it frees the port.
+#[derive(Debug)]
+pub(super) struct SocketGroup {
+    /// One pair for each receiver.
+    pub(super) pairs: Box<[SocketPair]>,
+    pub(super) port: u16,
+    fwmark: AtomicU32,
+    /// What holds strangers off while there are several pairs.
+    _fences: Box<[Fence]>,
+}
+
+impl SocketGroup {
+    /// Binds `port`, or one that is free on both families if it is 0, for so many receivers if that can be had, and
+    /// for one otherwise.
+    pub(super) fn bind(port: u16, fwmark: u32, receivers: usize, options: &impl Options) -> io::Result<Self> {
+        if receivers > 1 {
+            let fences = on_both_families(port, |address| Fence::bind_first(address, options))?;
+            match Self::between_fences(fences, fwmark, receivers.min(RECEIVERS_MAX), options) {
+                Ok(group) => return Ok(group),
+                Err(error) => tracing::debug!(%error, "one receiver instead of {receivers}"),
+            }
+        }
+        let OnBoth { v4, v6, port } =
+            on_both_families(port, |address| FamilySocket::bind(address, fwmark, false, options))?;
+        let fwmark = AtomicU32::new(fwmark);
+        Ok(Self { pairs: Box::new([SocketPair { v4, v6 }]), port, fwmark, _fences: Box::default() })
+    }
+
+    fn between_fences(first: OnBoth<Fence>, fwmark: u32, receivers: usize, options: &impl Options) -> io::Result<Self> {
+        let port = first.port;
+        let mut pairs: Box<[SocketPair]> = (0..receivers).map(|_| SocketPair::default()).collect();
+        let mut fences = Vec::with_capacity(4);
+        if let Some(first) = first.v4 {
+            let sockets = pairs.iter_mut().map(|pair| &mut pair.v4);
+            fences.extend(form_group(first, (Ipv4Addr::UNSPECIFIED, port).into(), fwmark, sockets, options)?);
+        }
+        if let Some(first) = first.v6 {
+            let sockets = pairs.iter_mut().map(|pair| &mut pair.v6);
+            fences.extend(form_group(first, (Ipv6Addr::UNSPECIFIED, port).into(), fwmark, sockets, options)?);
+        }
+        Ok(Self { pairs, port, fwmark: AtomicU32::new(fwmark), _fences: fences.into() })
+    }
+
+    /// Sets the mark on all sockets, or on none.
     pub(super) fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
         // Clearing a mark that is not there must not need the privilege to set one.
         let before = self.fwmark.swap(fwmark, Ordering::Relaxed);
         if before == fwmark {
             return Ok(());
         }
-        let sockets = [&self.v4, &self.v6].into_iter().flatten();
+        let sockets = self.pairs.iter().flat_map(SocketPair::sockets);
         for socket in sockets.clone() {
             if let Err(error) = SocketOption::SO_MARK.set(socket.fd(), fwmark.cast_signed()) {
                 for socket in sockets {
@@ -143,6 +236,62 @@ impl SocketPair {
         }
         Ok(())
     }
+}
+
+/// Binds one family's members into `sockets`, behind its `first` fence, and returns the fences.
+fn form_group<'a>(
+    first: Fence,
+    address: SocketAddr,
+    fwmark: u32,
+    sockets: impl ExactSizeIterator<Item = &'a mut Option<FamilySocket>>,
+    options: &impl Options,
+) -> io::Result<[Fence; 2]> {
+    let program = steering::program(sockets.len() as u32);
+    first.open(options)?;
+    for (place, socket) in sockets.enumerate() {
+        let (member, _) = FamilySocket::bind(address, fwmark, true, options)?;
+        if place == 0 {
+            options.steer(member.fd(), &program)?;
+        }
+        *socket = Some(member);
+    }
+    let second = Fence::bind_second(address, options)?;
+    first.close(options)?;
+    second.close(options)?;
+    let stranger = unbound(address, options)?;
+    options.set(SocketOption::SO_REUSEPORT, stranger.as_fd(), 1)?;
+    match bind(&stranger, address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok([first, second]),
+        _ => Err(io::Error::other("anybody could join the sockets that share the port")),
+    }
+}
+
+/// What was bound on both families; one of the two is there at least.
+struct OnBoth<T> {
+    v4: Option<T>,
+    v6: Option<T>,
+    port: u16,
+}
+
+/// Binds with `bind` on both families: to `port`, or to one that is free on both if it is 0.
+fn on_both_families<T>(port: u16, bind: impl Fn(SocketAddr) -> io::Result<(T, u16)>) -> io::Result<OnBoth<T>> {
+    let attempts = if port == 0 { BIND_ATTEMPTS_MAX } else { 1 };
+    let once = || -> io::Result<OnBoth<T>> {
+        let v4 = present(bind((Ipv4Addr::UNSPECIFIED, port).into()))?;
+        let v6_port = v4.as_ref().map_or(port, |(_, port)| *port);
+        let v6 = present(bind((Ipv6Addr::UNSPECIFIED, v6_port).into()))?;
+        let bound = v4.as_ref().or(v6.as_ref()).map(|(_, port)| *port);
+        let port = bound.ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?;
+        Ok(OnBoth { v4: v4.map(|(bound, _)| bound), v6: v6.map(|(bound, _)| bound), port })
+    };
+    let mut last = io::ErrorKind::AddrInUse.into();
+    for _ in 0..attempts {
+        match once() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
+            result => return result,
+        }
+    }
+    Err(last)
 }
 
 /// Turns the errors that say "there is no such address family here" into `None`: it is not compiled
@@ -162,6 +311,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::sys::socket::Kernel;
 
     #[test]
     fn an_address_family_that_is_absent_is_no_error() {
@@ -174,32 +324,63 @@ mod tests {
         assert!(present(Ok(())).unwrap().is_some());
     }
 
+    /// A socket of somebody who would share any port.
+    fn stranger(domain: Domain) -> Socket {
+        let socket = Socket::new(domain, Type::DGRAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket
+    }
+
     /// "SO_REUSEADDR shares a port": ours is not shared, whatever the others ask for.
     #[test]
     fn a_port_is_not_shared() {
-        let pair = SocketPair::bind(0, 0).unwrap();
-        for domain in [Domain::IPV4, Domain::IPV6] {
-            let other = Socket::new(domain, Type::DGRAM, None).unwrap();
-            other.set_reuse_address(true).unwrap();
-            other.set_reuse_port(true).unwrap();
-            let any: IpAddr =
-                if domain == Domain::IPV4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-            let error = other.bind(&SocketAddr::new(any, pair.port).into()).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        for receivers in [1, 2, 3, RECEIVERS_MAX] {
+            let group = SocketGroup::bind(0, 0, receivers, &Kernel).unwrap();
+            assert_eq!(group.pairs.len(), receivers);
+            for ip in ["0.0.0.0", "127.0.0.1", "127.0.0.9", "::", "::1"] {
+                let ip: IpAddr = ip.parse().unwrap();
+                let domain = Domain::for_address(SocketAddr::new(ip, 0));
+                for v6_only in if ip.is_ipv6() { &[true, false][..] } else { &[false] } {
+                    let other = stranger(domain);
+                    if ip.is_ipv6() {
+                        other.set_only_v6(*v6_only).unwrap();
+                    }
+                    let error = other.bind(&SocketAddr::new(ip, group.port).into()).unwrap_err();
+                    assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{ip} beside {receivers}");
+                    let other = Socket::new(domain, Type::DGRAM, None).unwrap();
+                    let error = other.bind(&SocketAddr::new(ip, group.port).into()).unwrap_err();
+                    assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{ip} beside {receivers}, plain");
+                }
 
-            other.bind(&SocketAddr::new(any, 0).into()).unwrap();
-            let taken = other.local_addr().unwrap().as_socket().unwrap().port();
-            assert_eq!(SocketPair::bind(taken, 0).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+                let other = stranger(domain);
+                other.bind(&SocketAddr::new(ip, 0).into()).unwrap();
+                let taken = other.local_addr().unwrap().as_socket().unwrap().port();
+                let error = SocketGroup::bind(taken, 0, receivers, &Kernel).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{receivers} after {ip}");
+            }
+            for again in [1, 2] {
+                let error = SocketGroup::bind(group.port, 0, again, &Kernel).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+            }
+            let port = group.port;
+            drop(group);
+            assert_eq!(SocketGroup::bind(port, 0, receivers, &Kernel).unwrap().port, port, "free again");
         }
     }
 
     #[test]
+    fn there_are_no_more_receivers_than_can_be_told_apart() {
+        assert_eq!(SocketGroup::bind(0, 0, 1000, &Kernel).unwrap().pairs.len(), RECEIVERS_MAX);
+    }
+
+    #[test]
     fn the_buffers_are_as_large_as_the_system_grants() {
-        let pair = SocketPair::bind(0, 0).unwrap();
+        let group = SocketGroup::bind(0, 0, 1, &Kernel).unwrap();
         let plain = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         plain.set_recv_buffer_size(SOCKET_BUFFER_LEN as usize).unwrap();
         let granted = plain.recv_buffer_size().unwrap() as i32;
-        for socket in [&pair.v4, &pair.v6].into_iter().flatten() {
+        for socket in group.pairs[0].sockets() {
             assert!(SocketOption::SO_RCVBUF.get(socket.fd()).unwrap() >= granted);
             assert!(SocketOption::SO_SNDBUF.get(socket.fd()).unwrap() >= granted.min(2 * SOCKET_BUFFER_LEN));
         }

@@ -6,11 +6,11 @@ use super::*;
 
 /// What a generated packet looks like; everything else about it is fixed.
 #[derive(Debug, Clone)]
-struct Shape {
+pub(crate) struct Shape {
     ipv4: bool,
     tcp: bool,
     flow: u8,
-    id: u16,
+    pub(crate) id: u16,
     tos: u8,
     ttl: u8,
     sequence: u32,
@@ -29,7 +29,7 @@ enum Checksum {
 }
 
 impl Shape {
-    fn tcp(ipv4: bool, sequence: u32, len: usize) -> Self {
+    pub(crate) fn tcp(ipv4: bool, sequence: u32, len: usize) -> Self {
         Self {
             ipv4,
             tcp: true,
@@ -46,11 +46,11 @@ impl Shape {
         }
     }
 
-    fn udp(ipv4: bool, len: usize) -> Self {
+    pub(crate) fn udp(ipv4: bool, len: usize) -> Self {
         Self { tcp: false, ..Self::tcp(ipv4, 7, len) }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let header_len = if self.tcp { 20 + self.options } else { 8 };
         let transport_len = header_len + self.payload.len();
         let mut packet = if self.ipv4 {

@@ -3,15 +3,16 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as PlainSocket};
 use std::time::{Duration, Instant};
 
+use super::super::steering;
 use super::*;
 use crate::sys::socket::SocketOption;
 
-const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+pub(super) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(super) const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 /// One bound socket with its receiver and a sender.
-struct End {
-    socket: Arc<dyn UdpSocket>,
+pub(super) struct End {
+    pub(super) socket: Arc<dyn UdpSocket>,
     receiver: Box<dyn UdpReceiver>,
     sender: Box<dyn UdpSender>,
     buffers: Buffers,
@@ -19,13 +20,13 @@ struct End {
 }
 
 impl End {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let socket = LinuxUdp.bind(0, 0, 1).unwrap();
         let (receiver, sender) = (socket.receivers().unwrap().remove(0), socket.sender().unwrap());
         Self { socket, receiver, sender, buffers: Buffers::new(8), received: Vec::with_capacity(8) }
     }
 
-    fn at(&self, ip: IpAddr) -> SocketAddr {
+    pub(super) fn at(&self, ip: IpAddr) -> SocketAddr {
         (ip, self.socket.port()).into()
     }
 
@@ -37,7 +38,7 @@ impl End {
     }
 
     /// Receives until `count` datagrams have come, or gives up after some seconds.
-    fn receive(&mut self, count: usize) -> Vec<(Received, Vec<u8>)> {
+    pub(super) fn receive(&mut self, count: usize) -> Vec<(Received, Vec<u8>)> {
         let deadline = Instant::now() + Duration::from_secs(5);
         let mut datagrams = Vec::new();
         while datagrams.len() < count && Instant::now() < deadline {
@@ -52,6 +53,13 @@ impl End {
         }
         datagrams
     }
+}
+
+/// A sender whose sockets were changed.
+fn sender(change: impl FnOnce(&mut SocketPair)) -> LinuxSender {
+    let mut group = SocketGroup::bind(0, 0, 1, &Kernel).unwrap();
+    change(&mut group.pairs[0]);
+    LinuxSender { member: Member { group: Arc::new(group), place: 0 }, array: SendArray::new(SEND_BATCH_MAX) }
 }
 
 fn transmit(to: SocketAddr, segment: usize, data: &[u8]) -> Transmit<'_> {
@@ -255,9 +263,7 @@ fn the_receivers_are_taken_once_and_all_senders_send() {
 /// Segments refused for their own sake, with EINVAL as a lost source is: the right one is blamed.
 #[test]
 fn refused_segments_do_not_cost_the_source() {
-    let pair = Arc::new(SocketPair::bind(0, 0).unwrap());
-    SocketOption::SO_NO_CHECK.set(pair.v4.as_ref().unwrap().fd(), 1).unwrap();
-    let mut sender = LinuxSender { pair: Arc::clone(&pair), array: SendArray::new(SEND_BATCH_MAX) };
+    let mut sender = sender(|pair| SocketOption::SO_NO_CHECK.set(pair.v4.as_ref().unwrap().fd(), 1).unwrap());
     let mut b = End::new();
     let data = pattern(2500);
     let ours = Some(Source { ip: [127, 0, 0, 2].into(), ifindex: 0 });
@@ -278,9 +284,7 @@ fn refused_segments_do_not_cost_the_source() {
 /// F-04: segmentation that the kernel refuses for good is no fault of any receiver.
 #[test]
 fn without_segmentation_trains_go_singly() {
-    let pair = Arc::new(SocketPair::bind(0, 0).unwrap());
-    [&pair.v4, &pair.v6].into_iter().flatten().for_each(FamilySocket::disable_segmentation);
-    let mut sender = LinuxSender { pair, array: SendArray::new(SEND_BATCH_MAX) };
+    let mut sender = sender(|pair| pair.sockets().for_each(FamilySocket::disable_segmentation));
     let mut b = End::new();
     let data = pattern(100_050);
     for ip in [V4, V6] {
@@ -295,11 +299,9 @@ fn without_segmentation_trains_go_singly() {
 /// F-10: a datagram for a family that is not there is lost; those around it are not.
 #[test]
 fn a_family_that_is_absent_loses_only_its_own() {
-    let mut pair = SocketPair::bind(0, 0).unwrap();
-    pair.v6 = None;
-    let pair = Arc::new(pair);
-    assert_eq!(LinuxReceiver::new(Arc::clone(&pair)).readiness(Arc::new(|| ())).len(), 1);
-    let mut sender = LinuxSender { pair, array: SendArray::new(SEND_BATCH_MAX) };
+    let mut sender = sender(|pair| pair.v6 = None);
+    let member = Member { group: Arc::clone(&sender.member.group), place: 0 };
+    assert_eq!(LinuxReceiver::new(member).readiness(Arc::new(|| ())).len(), 1);
     let mut b = End::new();
     let data = pattern(2500);
     let mut sent = [Sent::default(); 3];
@@ -355,4 +357,72 @@ fn every_refusal_leads_on_or_gives_up() {
             }
         }
     }
+}
+
+/// Each message comes to the receiver that its receiver index names, and to no other.
+#[test]
+fn messages_are_steered_by_their_receiver_index() {
+    for count in [2, 3, 5] {
+        let socket = LinuxUdp.bind(0, 0, count).unwrap();
+        let mut receivers = socket.receivers().unwrap();
+        assert_eq!(receivers.len(), count);
+        let (mut buffers, mut received) = (Buffers::new(8), Vec::with_capacity(8));
+        let mut arrived = |bytes: &[u8], place: usize| -> Option<Received> {
+            let mut found = None;
+            for (index, receiver) in receivers.iter_mut().enumerate() {
+                receiver.receive(&mut buffers, &mut received).unwrap();
+                for received in &received {
+                    assert_eq!(index, place, "{bytes:02x?}");
+                    assert_eq!(&buffers.whole(received.buffer)[..received.len as usize], bytes);
+                    assert!(found.replace(*received).is_none(), "doubled");
+                }
+            }
+            found
+        };
+        for (from, to) in [("127.0.0.1:0", V4), ("[::1]:0", V6)] {
+            let from = PlainSocket::bind(from).unwrap();
+            from.connect((to, socket.port())).unwrap();
+            for row in steering::tests::rows(count) {
+                from.send(&row.message).unwrap();
+                let received = arrived(&row.message, row.place).unwrap_or_else(|| panic!("{row:?} to {to} is lost"));
+                assert_eq!(received.from, from.local_addr().unwrap());
+                assert_eq!(received.source.map(|source| source.ip), Some(to), "each member tells it");
+            }
+        }
+    }
+}
+
+/// All pairs of sockets send from the one port, coalesce, and hear of changes of the mark.
+#[test]
+fn all_members_of_a_group_are_alike() {
+    let socket = LinuxUdp.bind(0, 0, 3).unwrap();
+    let mut senders: Vec<_> = (0..4).map(|_| socket.sender().unwrap()).collect();
+    let mut b = End::new();
+    let data = pattern(2500);
+    for (number, sender) in senders.iter_mut().enumerate() {
+        for ip in [V4, V6] {
+            let mut sent = [Sent::default()];
+            sender.send(&[transmit(b.at(ip), 1000, &data)], &mut sent);
+            assert_eq!(sent, [Sent { bytes: 2500, ..Sent::default() }], "sender {number} to {ip}");
+            let datagrams = b.receive(3);
+            assert_eq!(datagrams.len(), 3);
+            assert!(datagrams.iter().all(|(received, _)| received.from == SocketAddr::from((ip, socket.port()))));
+        }
+    }
+    let mut receivers = socket.receivers().unwrap();
+    let (mut buffers, mut received) = (Buffers::new(8), Vec::with_capacity(8));
+    for (place, receiver) in receivers.iter_mut().enumerate() {
+        for ip in [V4, V6] {
+            let mut data = pattern(2500);
+            data[..8].copy_from_slice(&[4, 0, 0, 0, place as u8, 0, 0, 0]);
+            b.send(&[transmit((ip, socket.port()).into(), 1000, &data)]);
+            receiver.receive(&mut buffers, &mut received).unwrap();
+            assert_eq!((received.len(), received[0].len, received[0].segment), (1, 2500, 1000), "{place} by {ip}");
+        }
+    }
+    let port = socket.port();
+    drop((socket, receivers));
+    assert!(LinuxUdp.bind(port, 0, 1).is_err(), "a sender keeps the port");
+    drop(senders);
+    assert_eq!(LinuxUdp.bind(port, 0, 3).unwrap().port(), port);
 }
