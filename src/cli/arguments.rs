@@ -357,7 +357,8 @@ mod tests {
     #[test]
     fn help_is_complete() {
         let Invocation::Print(help) = parsed(&["--help"]) else { panic!("no help") };
-        let ours = ["--threads", "--spin-us", "--cpus", "ADIT_THREADS", "ADIT_SPIN_US", "ADIT_CPUS", "from 1 to 16"];
+        let most = format!("from 1 to {}", crate::device::THREADS_MAX);
+        let ours = ["--threads", "--spin-us", "--cpus", "ADIT_THREADS", "ADIT_SPIN_US", "ADIT_CPUS", &most];
         for word in ["INTERFACE-NAME", "--foreground", "--log-level", "--dumpable", "--version", "--help", "LOG_LEVEL"]
             .into_iter()
             .chain(ours)

@@ -34,7 +34,7 @@ impl Workers {
     }
 }
 
-/// A number of workers.
+/// A number of workers. Fails with what to give instead, as the others here do.
 pub(super) fn threads(text: &str) -> Result<usize, String> {
     let threads = number(text).filter(|threads| (1..=THREADS_MAX).contains(threads));
     threads.ok_or_else(|| format!("give a number of threads from 1 to {THREADS_MAX}"))
