@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 const ADIT: &str = env!("CARGO_BIN_EXE_adit");
-const VARIABLES: [&str; 7] = [
+const VARIABLES: [&str; 10] = [
     "WG_PROCESS_FOREGROUND",
     "LOG_LEVEL",
     "WG_TUN_FD",
@@ -22,6 +22,9 @@ const VARIABLES: [&str; 7] = [
     "ADIT_READY_FD",
     "ADIT_DUMPABLE",
     "NOTIFY_SOCKET",
+    "ADIT_THREADS",
+    "ADIT_SPIN_US",
+    "ADIT_CPUS",
 ];
 
 /// The program with none of its variables set.
@@ -282,6 +285,30 @@ fn descriptors_that_cannot_be_used() {
 }
 
 #[test]
+fn settings_of_the_workers_that_cannot_be_used() {
+    // Refused in the foreground as before going into the background, where no interface is made first.
+    for words in [&["-f", "wgcli4"][..], &["wgcli4"]] {
+        let check = |variable: &str, value: &str, what: &str| {
+            assert_fails(&adit(words).env(variable, value).output().unwrap(), "wgcli4", what);
+        };
+        check("ADIT_THREADS", "0", "ADIT_THREADS=\"0\" cannot be used: give a number of threads from 1 to 16");
+        check("ADIT_THREADS", "many", "ADIT_THREADS=\"many\" cannot be used");
+        check("ADIT_SPIN_US", "1001", "ADIT_SPIN_US=\"1001\" cannot be used: give microseconds from 0 (off) to 1000");
+        check("ADIT_CPUS", "0,", "ADIT_CPUS=\"0,\" cannot be used: give a list of processors such as 0,2-3");
+        check("ADIT_CPUS", "8191", "ADIT_CPUS names processor 8191, which does not exist or may not be used");
+        let output = adit(&["--cpus", "8191"]).args(words).output().unwrap();
+        assert_fails(&output, "wgcli4", "--cpus names processor 8191, which does not exist or may not be used");
+    }
+    for (option, value) in [("--threads", "17"), ("--spin-us", "fast"), ("--cpus", "1-0")] {
+        let output = adit(&["-f", option, value, "wgcli4"]).output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(&format!("invalid value '{value}' for '{option} <")), "{stderr}");
+        assert!(stderr.contains(": give "), "{stderr}");
+    }
+}
+
+#[test]
 fn a_descriptor_that_is_no_tun() {
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$0\" -f wgcli3 3</dev/null", ADIT]).env("WG_TUN_FD", "3").env_remove("LOG_LEVEL");
@@ -474,6 +501,58 @@ fn a_daemon_of_an_ordinary_user() {
     assert_eq!(fs::metadata(format!("/proc/{daemon}/environ")).unwrap().uid(), 65534);
     assert!(inside.sh("rm /run/wireguard/wguser0.sock").status.success());
     inside.assert_nothing_left("wguser0");
+}
+
+/// The daemon's workers: the name of each, and the processors that it may run on.
+fn workers_of(daemon: u32) -> Vec<(String, String)> {
+    let mut workers = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{daemon}/task")).unwrap() {
+        let thread = PathBuf::from(thread.unwrap().file_name());
+        let name = fs::read_to_string(format!("/proc/{daemon}/task/{}/comm", thread.display())).unwrap();
+        if name.starts_with("adit-worker-") {
+            workers.push((name.trim_end().to_owned(), status_field(daemon, &thread, "Cpus_allowed_list:")));
+        }
+    }
+    workers.sort();
+    workers
+}
+
+// What is asked for reaches the workers, through the hand-over to the background too.
+#[test]
+fn the_workers_are_as_many_and_where_they_are_asked_to_be() {
+    let Some(inside) = Inside::new("the_workers_are_as_many_and_where_they_are_asked_to_be") else { return };
+    let main = PathBuf::from(std::process::id().to_string());
+    let anywhere = status_field(std::process::id(), &main, "Cpus_allowed_list:");
+    let ends: Vec<&str> = anywhere.split([',', '-']).collect();
+    let (first, last) = (ends[0], ends[ends.len() - 1]);
+    // Backwards, to show that the order counts; a machine may have one processor only.
+    let list = if first == last { first.to_owned() } else { format!("{last},{first}") };
+    let expected = |places: &[&str]| -> Vec<(String, String)> {
+        places
+            .iter()
+            .enumerate()
+            .map(|(number, place)| (format!("adit-worker-{number}"), (*place).to_owned()))
+            .collect()
+    };
+    let free = [anywhere.as_str(); 3];
+    let pinned = [last, first, last];
+    for (command, expected) in [
+        ("\"$0\" --threads 1 wgwork0".to_owned(), expected(&free[..1])),
+        ("\"$0\" --threads 3 --spin-us 0 wgwork0".to_owned(), expected(&free)),
+        ("ADIT_THREADS=2 ADIT_SPIN_US=1000 \"$0\" wgwork0".to_owned(), expected(&free[..2])),
+        (format!("ADIT_THREADS=3 ADIT_CPUS={list} \"$0\" wgwork0"), expected(&pinned)),
+        (format!("\"$0\" --cpus {list} --threads 2 -- wgwork0"), expected(&pinned[..2])),
+        // Options count more, even than what could not be used.
+        (format!("ADIT_THREADS=1 ADIT_CPUS=x \"$0\" wgwork0 --threads 2 --cpus {first}"), expected(&[first, first])),
+    ] {
+        let output = inside.sh(&command);
+        assert!(output.status.success() && output.stderr.is_empty(), "{command}: {output:?}");
+        let daemon = daemon_of(&inside, "wgwork0");
+        // A worker pins itself when it has started, which may be after the daemon answers.
+        assert!(eventually(|| workers_of(daemon) == expected), "{command}: {:?}", workers_of(daemon));
+        assert!(inside.sh("ip link del wgwork0").status.success());
+        inside.assert_nothing_left("wgwork0");
+    }
 }
 
 /// Starts in the foreground and waits until the socket answers.

@@ -47,7 +47,7 @@ _adit() {
 
     case "${cmd}" in
         adit)
-            opts="-f -V -h --foreground --log-level --dumpable --version --help genkey genpsk pubkey help"
+            opts="-f -V -h --foreground --log-level --dumpable --threads --spin-us --cpus --version --help genkey genpsk pubkey help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -55,6 +55,18 @@ _adit() {
             case "${prev}" in
                 --log-level)
                     COMPREPLY=($(compgen -W "verbose debug error silent" -- "${cur}"))
+                    return 0
+                    ;;
+                --threads)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --spin-us)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cpus)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_adit_global_optspecs
-    string join \n f/foreground log-level= dumpable V/version h/help
+    string join \n f/foreground log-level= dumpable threads= spin-us= cpus= V/version h/help
 end
 
 function __fish_adit_needs_command
@@ -28,6 +28,9 @@ complete -c adit -n "__fish_adit_needs_command" -l log-level -d 'How much to log
 debug\t''
 error\t''
 silent\t''"
+complete -c adit -n "__fish_adit_needs_command" -l threads -d 'How many workers there are, from 1 to 16; the default is one for each processor' -r
+complete -c adit -n "__fish_adit_needs_command" -l spin-us -d 'How many microseconds a worker looks for more before it sleeps, up to 1000; 0 for not at all' -r
+complete -c adit -n "__fish_adit_needs_command" -l cpus -d 'Pin the workers to these processors, in this order, such as 0,2-3' -r
 complete -c adit -n "__fish_adit_needs_command" -s f -l foreground -d 'Stay in the foreground instead of going on as a background process'
 complete -c adit -n "__fish_adit_needs_command" -l dumpable -d 'Allow core dumps, which may hold keys, and debuggers'
 complete -c adit -n "__fish_adit_needs_command" -s V -l version -d 'Print the version and how the program was built'

@@ -14,6 +14,8 @@ use std::ffi::{OsStr, OsString};
 use clap::builder::StyledStr;
 use clap::{Arg, ArgAction, Command};
 
+use super::workers::{self, Workers};
+
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Invocation {
@@ -62,6 +64,7 @@ pub(super) struct DaemonArguments {
     pub(super) foreground: bool,
     pub(super) log_level: Option<String>,
     pub(super) dumpable: bool,
+    pub(super) workers: Workers,
 }
 
 const AFTER_HELP: &str = "\
@@ -76,6 +79,9 @@ Environment:
   WG_PROCESS_FOREGROUND=1  as --foreground
   LOG_LEVEL=LEVEL          as --log-level
   ADIT_DUMPABLE=1          as --dumpable
+  ADIT_THREADS=N           as --threads
+  ADIT_SPIN_US=N           as --spin-us
+  ADIT_CPUS=LIST           as --cpus
   WG_TUN_FD=N              an open TUN device to use instead of making one
   WG_UAPI_FD=N             a listening UNIX socket to use instead of making one
   NOTIFY_SOCKET=PATH       where to tell a service manager that the daemon is ready: sd_notify(3)
@@ -117,12 +123,41 @@ fn daemon_command() -> Command {
                 .help("Allow core dumps, which may hold keys, and debuggers"),
         )
         .arg(
+            Arg::new("threads")
+                .long("threads")
+                .value_name("N")
+                .value_parser(workers::threads)
+                .help("How many workers there are, from 1 to 16; the default is one for each processor"),
+        )
+        .arg(
+            Arg::new("spin-us")
+                .long("spin-us")
+                .value_name("N")
+                .value_parser(workers::spin)
+                .help("How many microseconds a worker looks for more before it sleeps, up to 1000; 0 for not at all"),
+        )
+        .arg(
+            Arg::new("cpus")
+                .long("cpus")
+                .value_name("LIST")
+                .value_parser(processors)
+                .help("Pin the workers to these processors, in this order, such as 0,2-3"),
+        )
+        .arg(
             Arg::new("version")
                 .short('V')
                 .long("version")
                 .action(ArgAction::SetTrue)
                 .help("Print the version and how the program was built"),
         )
+}
+
+/// A list in one piece: as a bare `Vec` it would be a number of values for clap.
+#[derive(Clone)]
+struct Processors(Vec<usize>);
+
+fn processors(text: &str) -> Result<Processors, String> {
+    workers::processors(text).map(Processors)
 }
 
 /// The whole command line as clap describes it: for the help, the manual page, the completions.
@@ -216,6 +251,11 @@ fn by_clap(program: &str, words: &[&str]) -> Invocation {
                 foreground: matches.get_flag("foreground"),
                 log_level: matches.get_one("log-level").cloned(),
                 dumpable: matches.get_flag("dumpable"),
+                workers: Workers {
+                    threads: matches.get_one("threads").copied(),
+                    spin: matches.get_one("spin-us").copied(),
+                    processors: matches.get_one("cpus").map(|Processors(list)| list.clone()),
+                },
             })
         }
         _ => Invocation::Wrong(usage(program)),
@@ -271,8 +311,14 @@ mod tests {
             foreground: true,
             log_level: Some("verbose".into()),
             dumpable: true,
+            workers: Workers {
+                threads: Some(2),
+                spin: Some(std::time::Duration::from_micros(30)),
+                processors: Some(vec![3, 0, 1]),
+            },
         };
-        let words = ["--log-level", "verbose", "--dumpable", "-f", "genkey"];
+        let ours = ["--log-level", "verbose", "--dumpable", "--threads", "2", "--spin-us=30", "--cpus", "3,0-1"];
+        let words = [&ours[..], &["-f", "genkey"]].concat();
         assert_eq!(parsed(&words), Invocation::Daemon(expected));
     }
 
@@ -294,6 +340,14 @@ mod tests {
         check(&["--bogus"]);
         check(&["-x"]);
         check(&["--log-level", "loud", "wg0"]);
+        check(&["--threads", "0", "wg0"]);
+        check(&["--threads", "17", "wg0"]);
+        check(&["--threads", "2", "--threads", "3", "wg0"]);
+        check(&["--spin-us", "1001", "wg0"]);
+        check(&["--spin-us", "", "wg0"]);
+        check(&["--cpus", "1-0", "wg0"]);
+        check(&["--cpus", "0", "1", "wg0"]);
+        check(&["wg0", "--cpus"]);
         check(&["--version", "wg0"]);
         check(&["help", "wg0"]);
         let not_text = <OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"wg\xff").to_owned();
@@ -303,7 +357,11 @@ mod tests {
     #[test]
     fn help_is_complete() {
         let Invocation::Print(help) = parsed(&["--help"]) else { panic!("no help") };
+        let most = format!("from 1 to {}", crate::device::THREADS_MAX);
+        let ours = ["--threads", "--spin-us", "--cpus", "ADIT_THREADS", "ADIT_SPIN_US", "ADIT_CPUS", &most];
         for word in ["INTERFACE-NAME", "--foreground", "--log-level", "--dumpable", "--version", "--help", "LOG_LEVEL"]
+            .into_iter()
+            .chain(ours)
         {
             assert!(help.contains(word), "{word} is missing in\n{help}");
         }

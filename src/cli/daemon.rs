@@ -28,10 +28,12 @@ use super::background::{self, Answer};
 use super::environment::{self, Environment, EnvironmentError, Numbers};
 use super::logging::{self, LogLevel};
 use super::notify::Notifier;
+use super::workers::{List, Workers};
 use crate::device::{CloseReason, Device};
 use crate::sys::capabilities::{self, Capabilities};
 use crate::sys::process;
 use crate::sys::signal::Signals;
+use crate::sys::thread::allowed_processors;
 use crate::tun::Tun;
 use crate::tun::linux::{LinuxTun, OpenError};
 use crate::uapi::{Ended, ListenError, Listener, Server, serve, socket};
@@ -58,7 +60,21 @@ const ENDING_SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIG
 #[derive(Debug)]
 enum Failure {
     Environment(EnvironmentError),
-    Descriptor { variable: &'static str, number: RawFd, error: io::Error },
+    /// `source` is the option or variable that named it.
+    Processor {
+        source: &'static str,
+        processor: usize,
+        allowed: Vec<usize>,
+    },
+    Processors {
+        source: &'static str,
+        error: io::Error,
+    },
+    Descriptor {
+        variable: &'static str,
+        number: RawFd,
+        error: io::Error,
+    },
     Tun(OpenError),
     Uapi(ListenError),
     Serve(io::Error),
@@ -72,6 +88,14 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Environment(error) => write!(f, "{error}"),
+            Self::Processor { source, processor, allowed } => write!(
+                f,
+                "{source} names processor {processor}, which does not exist or may not be used: name some of {}",
+                List(allowed)
+            ),
+            Self::Processors { source, error } => {
+                write!(f, "{source} cannot be used: which processors there are is not known: {error}; leave it out")
+            }
             Self::Descriptor { variable, number, error } => {
                 write!(f, "{variable}={number} cannot be used: {error}; hand an open descriptor over, or unset it")
             }
@@ -167,9 +191,34 @@ impl Handed {
     }
 }
 
+/// The workers' settings, the command line's before the environment's.
+fn choose_workers(arguments: Workers, environment: &Environment) -> Result<Workers, Failure> {
+    let asked = |error: &EnvironmentError| Failure::Environment(error.clone());
+    let threads = match arguments.threads {
+        None => *environment.threads.as_ref().map_err(asked)?,
+        given => given,
+    };
+    let spin = match arguments.spin {
+        None => *environment.spin.as_ref().map_err(asked)?,
+        given => given,
+    };
+    let (source, processors) = match arguments.processors {
+        None => (environment::CPUS, environment.processors.clone().map_err(Failure::Environment)?),
+        given => ("--cpus", given),
+    };
+    if let Some(processors) = &processors {
+        let allowed = allowed_processors().map_err(|error| Failure::Processors { source, error })?;
+        if let Some(&processor) = processors.iter().find(|processor| !allowed.contains(processor)) {
+            return Err(Failure::Processor { source, processor, allowed });
+        }
+    }
+    Ok(Workers { threads, spin, processors })
+}
+
 /// Serves an interface, here or in the background. `words` is the whole command line.
 pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
     let environment = Environment::read(|name| std::env::var_os(name));
+    let workers = choose_workers(arguments.workers, &environment);
     let handed = Handed::adopt(environment.numbers);
     let asked_level = arguments.log_level.or(environment.log_level);
     let level = LogLevel::parse(asked_level.as_deref());
@@ -181,15 +230,19 @@ pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
         dumpable: arguments.dumpable || environment.dumpable,
         notify_socket: environment.notify_socket,
     };
-    let result = match handed {
-        Ok(Handed { tun, uapi, ready }) if settings.foreground => {
-            in_foreground(&settings, tun, uapi, Answer::new(ready))
+    let result = match (handed, workers) {
+        (Ok(Handed { tun, uapi, ready }), Ok(workers)) if settings.foreground => {
+            in_foreground(&settings, workers, tun, uapi, Answer::new(ready))
         }
-        Ok(Handed { tun, uapi, ready: _ }) => {
+        (Ok(Handed { tun, uapi, ready: _ }), Ok(_)) => {
             start_log(&settings);
             in_background(&settings, tun, uapi, words).map_err(|failure| (failure, Answer::new(None)))
         }
-        Err(failure) => {
+        (Ok(handed), Err(failure)) => {
+            start_log(&settings);
+            Err((failure, Answer::new(handed.ready)))
+        }
+        (Err(failure), _) => {
             start_log(&settings);
             Err((failure, Answer::new(None)))
         }
@@ -280,6 +333,7 @@ fn in_background(
 /// Serves until the end. A failure before the answer was given comes with the answer.
 fn in_foreground(
     settings: &Settings,
+    workers: Workers,
     tun: Option<OwnedFd>,
     uapi: Option<OwnedFd>,
     answer: Answer,
@@ -296,7 +350,7 @@ fn in_foreground(
         tracing::warn!("The process's memory could not be closed to debuggers: {error}");
     }
     let started = signals.map_err(Failure::Signals).and_then(|signals| {
-        Edges::open(&settings.interface, tun, uapi).and_then(|edges| Daemon::start(edges, signals))
+        Edges::open(&settings.interface, tun, uapi).and_then(|edges| Daemon::start(edges, workers, signals))
     });
     match started {
         Ok(daemon) => daemon
@@ -315,7 +369,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(edges: Edges, signals: Signals) -> Result<Self, Failure> {
+    fn start(edges: Edges, workers: Workers, signals: Signals) -> Result<Self, Failure> {
         let Edges { tun, listener } = edges;
         let name = tun.name();
         tracing::info!("Starting adit version {}", env!("CARGO_PKG_VERSION"));
@@ -323,10 +377,9 @@ impl Daemon {
         give_up_capabilities();
         // What any of the three sends is refused only when the end has come already.
         let (on_close, on_ended) = (end.clone(), end.clone());
-        let device = Device::builder(tun, LinuxUdp)
-            .on_close(move |reason| drop(on_close.send(End::Device(reason.clone()))))
-            .start()
-            .map_err(Failure::Start)?;
+        let builder =
+            Device::builder(tun, LinuxUdp).on_close(move |reason| drop(on_close.send(End::Device(reason.clone()))));
+        let device = workers.build(builder).start().map_err(Failure::Start)?;
         let device = Arc::new(device);
         tracing::info!("Device started");
         let server = serve(listener, device.clone(), move |ended| drop(on_ended.send(End::Uapi(ended))))

@@ -6,6 +6,9 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::RawFd;
+use std::time::Duration;
+
+use super::workers;
 
 /// `1`: stay in the foreground.
 pub(super) const FOREGROUND: &str = "WG_PROCESS_FOREGROUND";
@@ -17,6 +20,12 @@ pub(super) const UAPI_FD: &str = "WG_UAPI_FD";
 pub(super) const LOG_LEVEL: &str = "LOG_LEVEL";
 /// `1`: allow core dumps and debuggers.
 pub(super) const DUMPABLE: &str = "ADIT_DUMPABLE";
+/// How many workers there are.
+pub(super) const THREADS: &str = "ADIT_THREADS";
+/// Microseconds for which a worker looks before it sleeps.
+pub(super) const SPIN_US: &str = "ADIT_SPIN_US";
+/// The processors that the workers are pinned to.
+pub(super) const CPUS: &str = "ADIT_CPUS";
 /// Of our own making: the number of the socket on which the process that went ahead into the
 /// background tells the one that waits for it how it went.
 pub(super) const READY_FD: &str = "ADIT_READY_FD";
@@ -30,6 +39,10 @@ pub(super) struct Environment {
     pub(super) log_level: Option<String>,
     pub(super) dumpable: bool,
     pub(super) notify_socket: Option<OsString>,
+    /// These three, if they can be understood. What the command line says counts instead.
+    pub(super) threads: Result<Option<usize>, EnvironmentError>,
+    pub(super) spin: Result<Option<Duration>, EnvironmentError>,
+    pub(super) processors: Result<Option<Vec<usize>>, EnvironmentError>,
     /// What was handed over, if that can be understood.
     pub(super) numbers: Result<Numbers, EnvironmentError>,
 }
@@ -43,10 +56,19 @@ pub(super) struct Numbers {
 }
 
 /// A variable has a value that cannot be meant.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum EnvironmentError {
-    NotADescriptor { variable: &'static str, value: OsString },
+    NotADescriptor {
+        variable: &'static str,
+        value: OsString,
+    },
     SameDescriptor(RawFd),
+    /// `remedy` says what would be understood.
+    NotASetting {
+        variable: &'static str,
+        value: OsString,
+        remedy: String,
+    },
 }
 
 impl fmt::Display for EnvironmentError {
@@ -64,6 +86,9 @@ impl fmt::Display for EnvironmentError {
                     "Two of {TUN_FD}, {UAPI_FD} and {READY_FD} name the same descriptor {number}: each needs its own"
                 )
             }
+            Self::NotASetting { variable, value, remedy } => {
+                write!(f, "{variable}={value:?} cannot be used: {remedy}, or unset it")
+            }
         }
     }
 }
@@ -78,9 +103,25 @@ impl Environment {
             log_level: set(LOG_LEVEL).map(|value| value.to_string_lossy().into_owned()),
             dumpable: is_one(DUMPABLE),
             notify_socket: set(NOTIFY_SOCKET),
+            threads: setting(set, THREADS, workers::threads),
+            spin: setting(set, SPIN_US, workers::spin),
+            processors: setting(set, CPUS, workers::processors),
             numbers: Numbers::read(set),
         }
     }
+}
+
+/// A variable that `parse` understands, or says what it would.
+fn setting<T>(
+    set: impl Fn(&str) -> Option<OsString>,
+    variable: &'static str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, EnvironmentError> {
+    // Text that is no text becomes something that no setting allows.
+    let parsed = |value: OsString| {
+        parse(&value.to_string_lossy()).map_err(|remedy| EnvironmentError::NotASetting { variable, value, remedy })
+    };
+    set(variable).map(parsed).transpose()
 }
 
 impl Numbers {
@@ -126,10 +167,16 @@ mod tests {
             log_level: None,
             dumpable: false,
             notify_socket: None,
+            threads: Ok(None),
+            spin: Ok(None),
+            processors: Ok(None),
             numbers: Ok(Numbers::default()),
         };
         assert_eq!(nothing, expected);
-        assert_eq!(read(&[(TUN_FD, ""), (LOG_LEVEL, ""), (FOREGROUND, "")]), nothing);
+        assert_eq!(
+            read(&[(TUN_FD, ""), (LOG_LEVEL, ""), (FOREGROUND, ""), (THREADS, ""), (SPIN_US, ""), (CPUS, "")]),
+            nothing
+        );
         assert_eq!(read(&[(FOREGROUND, "true"), (DUMPABLE, "0")]), nothing);
         let all = [
             (FOREGROUND, "1"),
@@ -139,12 +186,18 @@ mod tests {
             (UAPI_FD, "4"),
             (READY_FD, "5"),
             (NOTIFY_SOCKET, "@x"),
+            (THREADS, "3"),
+            (SPIN_US, "0"),
+            (CPUS, "1,0"),
         ];
         let expected = Environment {
             foreground: true,
             log_level: Some("verbose".into()),
             dumpable: true,
             notify_socket: Some("@x".into()),
+            threads: Ok(Some(3)),
+            spin: Ok(Some(Duration::ZERO)),
+            processors: Ok(Some(vec![1, 0])),
             numbers: Ok(Numbers { tun: Some(3), uapi: Some(4), ready: Some(5) }),
         };
         assert_eq!(read(&all), expected);
@@ -158,5 +211,27 @@ mod tests {
         }
         assert_eq!(read(&[(TUN_FD, "7"), (UAPI_FD, "7")]).numbers, Err(EnvironmentError::SameDescriptor(7)));
         assert_eq!(read(&[(READY_FD, "7"), (UAPI_FD, "7")]).numbers, Err(EnvironmentError::SameDescriptor(7)));
+    }
+
+    #[test]
+    fn settings_that_cannot_be_meant() {
+        let check = |result: Result<(), EnvironmentError>, expected: &str| {
+            assert_eq!(result.unwrap_err().to_string(), expected);
+        };
+        check(
+            read(&[(THREADS, "0")]).threads.map(drop),
+            "ADIT_THREADS=\"0\" cannot be used: give a number of threads from 1 to 16, or unset it",
+        );
+        check(
+            read(&[(SPIN_US, "1ms")]).spin.map(drop),
+            "ADIT_SPIN_US=\"1ms\" cannot be used: give microseconds from 0 (off) to 1000, or unset it",
+        );
+        check(
+            read(&[(CPUS, "all")]).processors.map(drop),
+            "ADIT_CPUS=\"all\" cannot be used: give a list of processors such as 0,2-3, or unset it",
+        );
+        let not_text = <OsString as std::os::unix::ffi::OsStringExt>::from_vec(b"1\xff".to_vec());
+        let environment = Environment::read(|name| (name == THREADS).then(|| not_text.clone()));
+        assert!(matches!(environment.threads, Err(EnvironmentError::NotASetting { value, .. }) if value == not_text));
     }
 }

@@ -8,6 +8,7 @@
 //! | `background` | going on as another process |
 //! | `notify` | telling the service manager |
 //! | `logging` | lines on standard error |
+//! | `workers` | the settings of the device's workers |
 //! | `keys` | `genkey`, `genpsk`, `pubkey` |
 
 mod arguments;
@@ -17,6 +18,7 @@ mod environment;
 mod keys;
 mod logging;
 mod notify;
+mod workers;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;

@@ -38,6 +38,7 @@ mod stats;
 mod workers;
 
 pub use builder::{Builder, CloseReason, Device, THREADS_MAX};
+pub use spin::WINDOW_MAX as SPIN_MAX;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};

@@ -18,7 +18,7 @@ use crate::proto::time::Instant;
 pub(super) const WINDOW: Duration = Duration::from_micros(60);
 
 /// The longest window that can be asked for; beyond it a sleep costs less than the waiting.
-pub(super) const WINDOW_MAX: Duration = Duration::from_millis(1);
+pub const WINDOW_MAX: Duration = Duration::from_millis(1);
 
 /// What may be wasted: one part in this many of one processor's time.
 const ALLOWANCE: u32 = 4;
