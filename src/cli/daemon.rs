@@ -234,9 +234,9 @@ pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
         (Ok(Handed { tun, uapi, ready }), Ok(workers)) if settings.foreground => {
             in_foreground(&settings, workers, tun, uapi, Answer::new(ready))
         }
-        (Ok(Handed { tun, uapi, ready: _ }), Ok(_)) => {
+        (Ok(Handed { tun, uapi, ready: _ }), Ok(workers)) => {
             start_log(&settings);
-            in_background(&settings, tun, uapi, words).map_err(|failure| (failure, Answer::new(None)))
+            in_background(&settings, workers.queues(), tun, uapi, words).map_err(|failure| (failure, Answer::new(None)))
         }
         (Ok(handed), Err(failure)) => {
             start_log(&settings);
@@ -276,13 +276,15 @@ struct Edges {
 }
 
 impl Edges {
-    fn open(interface: &str, tun: Option<OwnedFd>, uapi: Option<OwnedFd>) -> Result<Self, Failure> {
+    fn open(interface: &str, queues: usize, tun: Option<OwnedFd>, uapi: Option<OwnedFd>) -> Result<Self, Failure> {
         let patience = Instant::now() + PREDECESSOR_LIMIT;
         let tun = match tun {
             Some(fd) => LinuxTun::from_fd(fd),
-            None => {
-                repeated(patience, || LinuxTun::create(interface, 1), |error| matches!(error, OpenError::NameTaken(_)))
-            }
+            None => repeated(
+                patience,
+                || LinuxTun::create(interface, queues),
+                |error| matches!(error, OpenError::NameTaken(_)),
+            ),
         };
         let tun = tun.map_err(Failure::Tun)?;
         // The name as it came to be: the system may have chosen it.
@@ -319,11 +321,12 @@ fn repeated<T, E>(
 /// ends it, unless the other process has it) and removes the socket.
 fn in_background(
     settings: &Settings,
+    queues: usize,
     tun: Option<OwnedFd>,
     uapi: Option<OwnedFd>,
     words: &[OsString],
 ) -> Result<(), Failure> {
-    let Edges { tun, listener } = Edges::open(&settings.interface, tun, uapi)?;
+    let Edges { tun, listener } = Edges::open(&settings.interface, queues, tun, uapi)?;
     background::go_on(words, tun.fd(), listener.as_fd(), settings.wants_log).map_err(Failure::Background)?;
     // The socket's file is the other process's from here on.
     drop(listener.into_fd());
@@ -350,7 +353,8 @@ fn in_foreground(
         tracing::warn!("The process's memory could not be closed to debuggers: {error}");
     }
     let started = signals.map_err(Failure::Signals).and_then(|signals| {
-        Edges::open(&settings.interface, tun, uapi).and_then(|edges| Daemon::start(edges, workers, signals))
+        Edges::open(&settings.interface, workers.queues(), tun, uapi)
+            .and_then(|edges| Daemon::start(edges, workers, signals))
     });
     match started {
         Ok(daemon) => daemon

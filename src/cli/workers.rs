@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::device::{Builder, SPIN_MAX, THREADS_MAX};
+use crate::device::{Builder, SPIN_MAX, THREADS_MAX, default_threads, queues_for};
 use crate::sys::thread;
 
 /// What was asked for; the device chooses the rest.
@@ -19,6 +19,11 @@ pub(super) struct Workers {
 }
 
 impl Workers {
+    /// How many queues the interface is to have.
+    pub(super) fn queues(&self) -> usize {
+        queues_for(self.threads.unwrap_or_else(default_threads))
+    }
+
     /// Has the device made so.
     pub(super) fn build(self, mut builder: Builder) -> Builder {
         if let Some(threads) = self.threads {

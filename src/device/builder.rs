@@ -27,6 +27,17 @@ use crate::udp::Udp;
 /// Workers that share one queue of the interface: with so few, dividing the flows costs more than sharing.
 const SHARED_QUEUE_MAX: usize = 2;
 
+/// How many workers a device has if nothing else is said: as many as the process may use processors at once,
+/// [`THREADS_MAX`] at most.
+pub fn default_threads() -> usize {
+    thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX))
+}
+
+/// How many queues of the interface a device of so many workers has a use for.
+pub fn queues_for(threads: usize) -> usize {
+    if threads > SHARED_QUEUE_MAX { threads } else { 1 }
+}
+
 /// Why a device ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -94,14 +105,14 @@ impl Builder {
         let polls: Vec<_> = (0..threads).map(|_| Poll::new()).collect::<io::Result<_>>()?;
         let control_poll = Poll::new()?;
         let signal = |poll: &Poll| io::Result::Ok(Signal::new(Waker::new(poll.registry(), WAKER)?));
-        let mut queues = tun.queues(if threads > SHARED_QUEUE_MAX { threads } else { 1 })?;
+        let mut queues = tun.queues(queues_for(threads))?;
         queues.truncate(threads);
         if queues.is_empty() {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let shared = Arc::new(Shared {
             routes: ArcSwap::from_pointee(Routes::default()),
-            indices: IndexTable::new(),
+            indices: IndexTable::new(queues.len()),
             identity: ArcSwapOption::empty(),
             drops: Drops::default(),
             mtu: AtomicUsize::new(tun.mtu()),
@@ -179,7 +190,7 @@ impl Device {
             tun: Box::new(tun),
             udp: Arc::new(udp),
             on_close: None,
-            threads: thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX)),
+            threads: default_threads(),
             spin: spin::WINDOW,
             processors: Vec::new(),
         }

@@ -6,7 +6,9 @@
 //! array; indices that differ in their low bits still do with one bit more, so no entry collides.
 //!
 //! - Reading takes no lock: a load of the array, a load of the slot, a comparison of the index.
-//! - Indices are unique, and uniform over those whose slot is free.
+//! - Indices are unique, and uniform over those whose slot is free. Where there are several lanes, all of a peer's
+//!   choose the same one while that has slots: a session that follows another must not change the lane, because the
+//!   system would move the flows in it to another queue. That takes up to four of the 32 random bits.
 //! - At most half of the slots are used, so that a draw succeeds every second time at worst.
 
 use std::sync::{Arc, Mutex};
@@ -23,6 +25,9 @@ use crate::proto::replay::ReplayWindow;
 const SLOTS_MIN: usize = 64;
 /// Slots at the end: 2^20 peers of three keypairs and a handshake each fill half of them.
 const SLOTS_MAX: usize = 1 << 23;
+
+/// Draws for one lane before any other will do: a table that has room has some for it with near certainty.
+const DRAWS_FOR_LANE: usize = 32;
 
 /// Whom an index belongs to.
 pub(crate) struct Entry {
@@ -55,12 +60,14 @@ pub(crate) struct IndexTable {
     slots: ArcSwap<Slots>,
     /// How many slots are used; held while any slot is written.
     used: Mutex<usize>,
+    /// How many lanes an index can choose, by its low byte.
+    lanes: usize,
 }
 
 impl IndexTable {
-    /// An empty table.
-    pub(crate) fn new() -> Self {
-        Self { slots: ArcSwap::from_pointee(empty(SLOTS_MIN)), used: Mutex::new(0) }
+    /// An empty table for a device of so many lanes.
+    pub(crate) fn new(lanes: usize) -> Self {
+        Self { slots: ArcSwap::from_pointee(empty(SLOTS_MIN)), used: Mutex::new(0), lanes }
     }
 
     /// Whom this index belongs to.
@@ -81,15 +88,24 @@ impl IndexTable {
             slots = Arc::new(doubled(&slots));
             self.slots.store(slots.clone());
         }
-        let index = loop {
+        let mut draws = (0..).map(|draw| {
             let index = rng.next_u32();
-            if slots[slot(&slots, index)].load().is_none() {
-                break index;
-            }
-        };
+            if draw < DRAWS_FOR_LANE { self.in_lane(index, peer.slot) } else { index }
+        });
+        let index = draws.find(|&index| slots[slot(&slots, index)].load().is_none())?;
         slots[slot(&slots, index)].store(Some(Arc::new(Entry { index, peer: peer.clone(), session: None })));
         *used += 1;
         Some(index)
+    }
+
+    /// `index`, its low byte changed so that it chooses the lane of the peer in that slot. The lane is the byte's
+    /// remainder, see [`crate::udp::UdpSocket::receivers`].
+    fn in_lane(&self, index: u32, slot: u32) -> u32 {
+        let [low, rest @ ..] = index.to_le_bytes();
+        let (low, lane) = (usize::from(low), slot as usize % self.lanes);
+        let first = low - low % self.lanes + lane;
+        let chosen = if first > usize::from(u8::MAX) { first - self.lanes } else { first };
+        u32::from_le_bytes([chosen as u8, rest[0], rest[1], rest[2]])
     }
 
     /// The handshake that reserved `index` has derived `keypair`: the index is the session's now.
@@ -143,15 +159,15 @@ mod tests {
     use getrandom::SysRng;
     use rand_core::UnwrapErr;
 
-    fn peer() -> Arc<Peer> {
-        Arc::new(Peer::new(0, 0, crate::key::PublicKey::from_bytes([1; 32]), Arc::default()))
+    fn peer(slot: u32) -> Arc<Peer> {
+        Arc::new(Peer::new(slot, 0, crate::key::PublicKey::from_bytes([1; 32]), Arc::default()))
     }
 
     /// [WP 5.4] Unique, found while reserved, gone when released, also across growth.
     #[test]
     fn indices_are_unique_found_and_freed() {
-        let table = IndexTable::new();
-        let peer = peer();
+        let table = IndexTable::new(1);
+        let peer = peer(0);
         let mut rng = UnwrapErr(SysRng);
         let indices: std::collections::BTreeSet<u32> =
             (0..5000).map(|_| table.reserve(&peer, &mut rng).unwrap()).collect();
@@ -173,11 +189,29 @@ mod tests {
         assert_eq!(Arc::strong_count(&peer), 1, "an index that was freed holds no peer");
     }
 
+    /// However many there are: a peer whose lane has no free slot gets another.
+    #[test]
+    fn a_peers_indices_choose_one_lane() {
+        for lanes in [2, 3, 16] {
+            let table = IndexTable::new(lanes);
+            let mut rng = UnwrapErr(SysRng);
+            for slot in 0..100 {
+                let peer = peer(slot);
+                let lane = |index: u32| (index & 0xff) as usize % lanes;
+                let all = (0..4).map(|_| table.reserve(&peer, &mut rng).unwrap());
+                assert!(all.filter(|&index| lane(index) == slot as usize % lanes).count() >= 3, "{lanes} lanes");
+            }
+        }
+        let (table, peer) = (IndexTable::new(16), peer(5));
+        let indices = (0..SLOTS_MIN / 2).map(|_| table.reserve(&peer, &mut UnwrapErr(SysRng)).unwrap());
+        assert_eq!(indices.collect::<std::collections::BTreeSet<_>>().len(), SLOTS_MIN / 2);
+    }
+
     /// [WP 5.4] Uniform over all 32 bits: each is set in about half of them.
     #[test]
     fn indices_are_random_in_every_bit() {
-        let table = IndexTable::new();
-        let peer = peer();
+        let table = IndexTable::new(1);
+        let peer = peer(0);
         let mut rng = UnwrapErr(SysRng);
         let indices: Vec<u32> = (0..4096).map(|_| table.reserve(&peer, &mut rng).unwrap()).collect();
         for bit in 0..32 {

@@ -37,7 +37,7 @@ mod spin;
 mod stats;
 mod workers;
 
-pub use builder::{Builder, CloseReason, Device, THREADS_MAX};
+pub use builder::{Builder, CloseReason, Device, THREADS_MAX, default_threads, queues_for};
 pub use spin::WINDOW_MAX as SPIN_MAX;
 
 use std::net::{IpAddr, SocketAddr};
