@@ -242,7 +242,7 @@ impl Worker {
                 if round.more != lane.backlog.load(Ordering::Relaxed) {
                     lane.backlog.store(round.more, Ordering::Relaxed);
                 }
-                if round.worked {
+                if round.more {
                     // What the one direction brings must be seen while the other one never ends.
                     self.look(events, Some(Duration::ZERO))?;
                 }
@@ -332,6 +332,8 @@ impl Worker {
                 self.spin.missed(start, now);
                 return Ok(false);
             }
+            // Whoever the packet is for may be waiting for this very processor.
+            std::thread::yield_now();
         }
     }
 
