@@ -4,24 +4,23 @@
 //! head of a queue. Whoever finds none does something else, or waits for a worker that holds one; none of those ever
 //! waits for anything in turn.
 
+use std::sync::Mutex;
 use std::thread;
 
-use crossbeam_queue::ArrayQueue;
+use super::lock;
 
-/// Batches that nobody uses now.
-pub(crate) struct Pool<T>(ArrayQueue<Box<T>>);
+/// Batches that nobody uses now. The one that was given back last is lent first: it is still in the cache.
+pub(crate) struct Pool<T>(Mutex<Vec<Box<T>>>);
 
 impl<T> Pool<T> {
     /// `count` batches, each as `make` makes it.
     pub(crate) fn new(count: usize, mut make: impl FnMut() -> T) -> Self {
-        let batches = ArrayQueue::new(count);
-        (0..count).for_each(|_| drop(batches.push(Box::new(make()))));
-        Self(batches)
+        Self(Mutex::new((0..count).map(|_| Box::new(make())).collect()))
     }
 
     /// One of them, if there is one.
     pub(crate) fn take(&self) -> Option<Box<T>> {
-        self.0.pop()
+        lock(&self.0).pop()
     }
 
     /// One of them, as soon as there is one.
@@ -36,7 +35,6 @@ impl<T> Pool<T> {
 
     /// Gives one back.
     pub(crate) fn give_back(&self, batch: Box<T>) {
-        let refused = self.0.push(batch);
-        debug_assert!(refused.is_ok(), "what is given back was taken from here");
+        lock(&self.0).push(batch);
     }
 }

@@ -41,6 +41,9 @@ const FIRST_UDP: usize = 2;
 
 /// Peers flushed before the worker turns to packets again.
 const FLUSHES_PER_TURN: usize = 64;
+/// For how long a direction that has more is served before the other one is looked at. Shorter costs throughput, as the
+/// acknowledgements of bulk traffic come in smaller batches; longer adds to the latency of what comes the other way.
+const QUANTUM: Duration = Duration::from_micros(200);
 /// Events taken from one poll; there are never more sources than this.
 pub(crate) const EVENTS_MAX: usize = 8;
 
@@ -108,15 +111,34 @@ struct Round {
 }
 
 impl Round {
-    fn add(&mut self, turn: Turn) -> io::Result<()> {
-        match turn {
-            Turn::Nothing => {}
-            Turn::Busy => self.busy = true,
-            Turn::Drained => self.worked = true,
-            Turn::Full => (self.worked, self.more) = (true, true),
-            Turn::Gone(error) => return Err(error),
+    /// Takes turns from `start` on until there is nothing more, or `quantum` is used up. Returns when it ended.
+    fn take_turns(
+        &mut self,
+        start: Instant,
+        quantum: Duration,
+        mut turn: impl FnMut(Instant) -> Turn,
+    ) -> io::Result<Instant> {
+        let mut now = start;
+        loop {
+            match turn(now) {
+                Turn::Nothing => return Ok(now),
+                Turn::Busy => {
+                    self.busy = true;
+                    return Ok(now);
+                }
+                Turn::Gone(error) => return Err(error),
+                Turn::Drained => {
+                    self.worked = true;
+                    return Ok(super::now());
+                }
+                Turn::Full => self.worked = true,
+            }
+            now = super::now();
+            if now.since(start) >= quantum {
+                self.more = true;
+                return Ok(now);
+            }
         }
-        Ok(())
     }
 }
 
@@ -386,21 +408,13 @@ impl Worker {
     }
 }
 
-/// A turn in each direction of a lane. One batch of small packets from the sockets is worth many from the TUN, so the
-/// outbound direction has as many turns as take the time that the inbound one took.
+/// Turns in each direction of a lane, until there is nothing more or the direction has had its time.
 fn run_round(crew: &Crew, lane: &Lane, start: Instant) -> io::Result<Round> {
     let mut round = Round::default();
-    round.add(lane.inbound.turn(crew, start))?;
-    let inbound_end = if round.worked { now() } else { start };
-    let until = inbound_end + inbound_end.since(start);
-    loop {
-        let turn = lane.outbound.turn(crew, &lane.inbound, inbound_end);
-        let more = matches!(turn, Turn::Full);
-        round.add(turn)?;
-        if !more || now() >= until {
-            return Ok(round);
-        }
-    }
+    let inbound_end = round.take_turns(start, QUANTUM, |now| lane.inbound.turn(crew, now))?;
+    let quantum = inbound_end.since(start).max(QUANTUM);
+    round.take_turns(inbound_end, quantum, |now| lane.outbound.turn(crew, &lane.inbound, now))?;
+    Ok(round)
 }
 
 /// Registers a source that has a file descriptor, for edges; others wake the thread themselves.
