@@ -34,8 +34,9 @@ pub(crate) const TRAIN_PACKETS_MAX: usize = 64;
 pub(crate) const TRAIN_BYTES_MAX: usize = 65_507;
 /// Trains in an outbound batch, at most: one for each packet of a turn.
 pub(crate) const TRAINS_MAX: usize = TRAIN_PACKETS_MAX;
-/// Bytes after which an outbound batch takes no more: it goes out while it is in the cache.
-pub(crate) const TRANSMIT_AT: usize = 32 << 10;
+/// Bytes after which an outbound batch takes no more: two full super-packets. Each fills a train and leaves a rest, which
+/// joins the next one's train where there is one; more of them would not stay in the cache until they are sent.
+pub(crate) const TRANSMIT_AT: usize = 128 << 10;
 /// Bytes of an outbound batch: what may wait, and the longest train, which is that of one longest packet.
 const SEND_BUFFER_LEN: usize = TRANSMIT_AT + BUFFER_LEN + PADDING_MULTIPLE + DATA_OVERHEAD;
 /// Buffers that one receive call may fill. A buffer holds up to 64 KiB of coalesced datagrams, so
