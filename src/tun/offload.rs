@@ -299,10 +299,6 @@ const FLOWS: usize = 64;
 /// default segment), rounded up. It bounds the list for `writev`, which takes 1024 entries.
 pub const GROUP_MAX: usize = 128;
 
-/// Fewest payload bytes for which UDP datagrams are coalesced. Measured: 1372-byte datagrams arrive 1.6 times as fast
-/// coalesced; with 64-byte ones the burst overruns the receiving socket's buffer and fewer arrive.
-pub const UDP_COALESCE_MIN: usize = 512;
-
 /// Longest header that is put before coalesced payloads: virtio, IPv6, and TCP with all options it can have.
 pub const GROUP_HEADER_MAX: usize = VNET_HEADER_LEN + ip::IPV6_HEADER_LEN + TRANSPORT_HEADER_MAX;
 
@@ -476,8 +472,7 @@ impl Coalescer {
             let plain = usize::from(u16::from_be_bytes([rest[4], rest[5]])) == rest.len();
             (UDP_HEADER_LEN, false, plain)
         };
-        let minimum = if tcp { SEGMENT_MIN } else { UDP_COALESCE_MIN };
-        if !plain || rest.len() < header_len + minimum || packet.len() > IP_LEN_MAX {
+        if !plain || rest.len() < header_len + SEGMENT_MIN || packet.len() > IP_LEN_MAX {
             return Class::Alone(flow);
         }
         let segment = Segment {
