@@ -47,6 +47,8 @@ const _: () = assert!(SEND_BUFFER_LEN >= TRANSMIT_AT + TRAIN_BYTES_MAX);
 
 /// What one worker takes from a TUN's queue in one turn.
 pub(crate) struct OutboundBatch {
+    /// Where the TUN's packet lies until it is split.
+    pub(crate) read_buffer: Box<[u8]>,
     /// Train after train.
     pub(crate) bytes: Box<[u8]>,
     /// Where `bytes` is free.
@@ -64,6 +66,7 @@ pub(crate) struct OutboundBatch {
 impl OutboundBatch {
     pub(crate) fn new() -> Self {
         Self {
+            read_buffer: vec![0; BUFFER_LEN].into(),
             bytes: vec![0; SEND_BUFFER_LEN].into(),
             filled: 0,
             open: None,

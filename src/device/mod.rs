@@ -13,6 +13,7 @@
 //! | `workers` | which thread runs which stage, and who helps whom |
 //! | `ordered`, `pool` | what is finished leaves in order; the memory for it |
 //! | `spin` | whether to look again before sleeping |
+//! | `stretch` | whether a busy thread has its processor for itself |
 //! | `stats` | drops, counted by rule |
 //!
 //! A worker runs both roads inline, others help it under load; one control thread does everything that is rare. They
@@ -35,6 +36,7 @@ mod receive;
 mod send;
 mod spin;
 mod stats;
+mod stretch;
 mod workers;
 
 pub use builder::{Builder, CloseReason, Device, THREADS_MAX, default_threads, queues_for};

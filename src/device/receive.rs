@@ -22,6 +22,7 @@ use super::batch::{InboundBatch, Run};
 use super::lookup::{Entry as IndexEntry, Session};
 use super::ordered::{Ordered, Ticket};
 use super::peer::{Endpoint, Peer, Wish};
+use super::pool::Lent;
 use super::workers::{Crew, Turn};
 use super::{Routes, Shared, lock, try_lock};
 use crate::ip::{self, Header};
@@ -41,7 +42,7 @@ pub(crate) struct Inbound {
     /// There may be something to receive. Cleared before a receive that finds nothing, set by the system's word.
     pub(crate) ready: AtomicBool,
     entry: Mutex<Entry>,
-    ordered: Ordered<Box<InboundBatch>, Exit>,
+    ordered: Ordered<Lent<InboundBatch>, Exit>,
 }
 
 /// Where datagrams come in.
@@ -93,17 +94,18 @@ impl Inbound {
     }
 
     /// Receives one batch and delivers what is in it.
-    pub(crate) fn turn(&self, crew: &Crew, now: Instant) -> Turn {
+    pub(crate) fn turn(&self, crew: &Crew, worker: usize, now: Instant) -> Turn {
         if !self.ready.load(Ordering::Acquire) {
             return Turn::Nothing;
         }
         let Some(mut entry) = try_lock(&self.entry) else { return Turn::Busy };
-        let Some(mut batch) = crew.inbound.take() else { return Turn::Busy };
+        let Some(mut batch) = crew.inbound.take(worker) else { return Turn::Busy };
         // Before the receiving: what the system says from here on counts.
         self.ready.store(false, Ordering::SeqCst);
-        batch.received.clear();
+        let InboundBatch { buffers, received: runs, .. } = &mut *batch;
+        runs.clear();
         let received = match &mut entry.receiver {
-            Some(receiver) => receiver.receive(&mut batch.buffers, &mut batch.received),
+            Some(receiver) => receiver.receive(buffers, runs),
             None => Ok(false),
         };
         let more = received.unwrap_or_else(|error| {
@@ -269,7 +271,7 @@ fn accept(shared: &Shared, run: &Run, session: &Session, openings: &mut [Opening
 
 impl Exit {
     /// The batch's way through `accept` and `deliver`.
-    fn deliver(&mut self, crew: &Crew, mut batch: Box<InboundBatch>) {
+    fn deliver(&mut self, crew: &Crew, mut batch: Lent<InboundBatch>) {
         let shared = &*crew.shared;
         let InboundBatch { buffers, openings, runs, received_at, .. } = &mut *batch;
         let routes = shared.routes.load();

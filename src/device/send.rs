@@ -29,12 +29,13 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use super::batch::{Numbered, OutboundBatch, Routed, Sealed, TRANSMIT_AT, Train};
 use super::ordered::{Ordered, Ticket};
 use super::peer::{Endpoint, Peer, Wish};
+use super::pool::Lent;
 use super::receive::Inbound;
 use super::workers::{Crew, Turn};
 use super::{Routes, Shared, lock, try_lock};
 use crate::icmp;
 use crate::ip::Header;
-use crate::packet::{BUFFER_LEN, Buffers, PacketRef, Readiness, Wake};
+use crate::packet::{Buffers, PacketRef, Readiness, Wake};
 use crate::proto::constants::PADDING_MULTIPLE;
 use crate::proto::messages::{DATA_HEADER_LEN, DATA_OVERHEAD, TAG_LEN, write_data_header};
 use crate::proto::rejected::Rejected;
@@ -55,14 +56,13 @@ pub(crate) struct Outbound {
     /// There may be something to read. Cleared before a read that finds nothing, set by the system's word.
     pub(crate) ready: AtomicBool,
     entry: Mutex<Entry>,
-    ordered: Ordered<Box<OutboundBatch>, Exit>,
+    ordered: Ordered<Lent<OutboundBatch>, Exit>,
 }
 
 /// Where packets come in.
 struct Entry {
     receiver: Box<dyn TunReceiver>,
     next_ticket: Ticket,
-    read_buffer: Box<[u8]>,
     icmp_limiter: icmp::Limiter,
     icmp_buffer: Buffers,
 }
@@ -78,13 +78,8 @@ struct Exit {
 impl Outbound {
     /// `batches`: how many there are in the pool.
     pub(crate) fn new(receiver: Box<dyn TunReceiver>, batches: usize) -> Self {
-        let entry = Entry {
-            receiver,
-            next_ticket: 0,
-            read_buffer: vec![0; BUFFER_LEN].into(),
-            icmp_limiter: icmp::Limiter::default(),
-            icmp_buffer: Buffers::new(1),
-        };
+        let entry =
+            Entry { receiver, next_ticket: 0, icmp_limiter: icmp::Limiter::default(), icmp_buffer: Buffers::new(1) };
         let exit = Exit { sender: None, rng: Xoshiro256PlusPlus::from_rng(&mut UnwrapErr(SysRng)) };
         Self { ready: AtomicBool::new(true), entry: Mutex::new(entry), ordered: Ordered::new(batches, exit) }
     }
@@ -100,15 +95,15 @@ impl Outbound {
     }
 
     /// Takes packets from the TUN and sends them, within a budget.
-    pub(crate) fn turn(&self, crew: &Crew, inbound: &Inbound, now: Instant) -> Turn {
+    pub(crate) fn turn(&self, crew: &Crew, worker: usize, inbound: &Inbound, now: Instant) -> Turn {
         if !self.ready.load(Ordering::Acquire) {
             return Turn::Nothing;
         }
         let Some(entry) = try_lock(&self.entry) else { return Turn::Busy };
-        let Some(batch) = crew.outbound.take() else { return Turn::Busy };
+        let Some(batch) = crew.outbound.take(worker) else { return Turn::Busy };
         // Before the reading: what the system says from here on counts.
         self.ready.store(false, Ordering::SeqCst);
-        let mut reading = Reading { outbound: self, crew, inbound, entry, batch, now };
+        let mut reading = Reading { outbound: self, crew, worker, inbound, entry, batch, now };
         let outcome = match reading.read() {
             Ok(true) => {
                 // Others may read while this batch is sealed.
@@ -123,16 +118,16 @@ impl Outbound {
     }
 
     /// Sends what is staged for a peer, if it has a session by now; asks for one if not.
-    pub(crate) fn flush(&self, crew: &Crew, inbound: &Inbound, peer: &Arc<Peer>, now: Instant) {
+    pub(crate) fn flush(&self, crew: &Crew, worker: usize, inbound: &Inbound, peer: &Arc<Peer>, now: Instant) {
         let entry = lock(&self.entry);
-        let batch = crew.outbound.wait();
-        let mut reading = Reading { outbound: self, crew, inbound, entry, batch, now };
+        let batch = crew.outbound.wait(worker);
+        let mut reading = Reading { outbound: self, crew, worker, inbound, entry, batch, now };
         reading.flush_staged(peer);
         reading.finish();
     }
 
     /// Seals a batch, and transmits it when its turn comes.
-    fn seal(&self, crew: &Crew, ticket: Ticket, mut batch: Box<OutboundBatch>) {
+    fn seal(&self, crew: &Crew, ticket: Ticket, mut batch: Lent<OutboundBatch>) {
         seal(&mut batch);
         self.ordered.finish(ticket, batch, |exit, batch| exit.transmit(crew, batch));
     }
@@ -142,9 +137,10 @@ impl Outbound {
 struct Reading<'a> {
     outbound: &'a Outbound,
     crew: &'a Crew,
+    worker: usize,
     inbound: &'a Inbound,
     entry: MutexGuard<'a, Entry>,
-    batch: Box<OutboundBatch>,
+    batch: Lent<OutboundBatch>,
     now: Instant,
 }
 
@@ -154,7 +150,7 @@ impl Reading<'_> {
     fn read(&mut self) -> io::Result<bool> {
         let crew = self.crew;
         let routes = crew.shared.routes.load();
-        let mut read_buffer = std::mem::take(&mut self.entry.read_buffer);
+        let mut read_buffer = std::mem::take(&mut self.batch.read_buffer);
         let mut outcome = Ok(true);
         for _ in 0..READS_PER_TURN {
             match self.entry.receiver.receive(&mut read_buffer) {
@@ -173,7 +169,7 @@ impl Reading<'_> {
                 break;
             }
         }
-        self.entry.read_buffer = read_buffer;
+        self.batch.read_buffer = read_buffer;
         outcome
     }
 
@@ -299,7 +295,9 @@ impl Reading<'_> {
     /// Sends what is in the batch and goes on with another one, while nobody else reads.
     fn hand_over(&mut self) {
         self.close();
-        let full = std::mem::replace(&mut self.batch, self.crew.outbound.wait());
+        let mut full = std::mem::replace(&mut self.batch, self.crew.outbound.wait(self.worker));
+        // The one buffer is being read from, and comes back to the batch at hand.
+        std::mem::swap(&mut full.read_buffer, &mut self.batch.read_buffer);
         let ticket = self.draw_ticket();
         self.outbound.seal(self.crew, ticket, full);
     }
@@ -328,7 +326,7 @@ impl Exit {
     // --- transmit ----------------------------------------------------------------------------
 
     /// Hands over what is sealed, in the order of the counters, and stamps what went.
-    fn transmit(&mut self, crew: &Crew, mut batch: Box<OutboundBatch>) {
+    fn transmit(&mut self, crew: &Crew, mut batch: Lent<OutboundBatch>) {
         let now = batch.read_at;
         for trains in batch.sealed.chunks(TRANSMITS) {
             let mut sent = [Sent::default(); TRANSMITS];

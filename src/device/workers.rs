@@ -8,10 +8,10 @@
 //!
 //! # Help
 //! While one worker is enough the others sleep. When a lane has had more than its worker could do for
-//! [`HELP_AFTER`], another one is woken, and both take batches from the same lane: reading takes turns, sealing and
+//! [`super::stretch::STRETCH`], another one is woken, and both take batches from the same lane: reading takes turns, sealing and
 //! opening run side by side, and what leaves, leaves in order ([`super::ordered`]). Whether there is a processor to
-//! spare is told by the scheduler: a thread that is pushed off its processor has company there, so nobody calls for
-//! help then, and a helper that notices it goes back to sleep, for [`HELP_BACKOFF`] at first.
+//! spare is told by the time that a busy thread gets: if it is less than what passed, others want the processors, too.
+//! Nobody calls for help then, and a helper that notices it goes back to sleep, for [`HELP_BACKOFF`] at first.
 
 use std::hint;
 use std::io;
@@ -28,6 +28,7 @@ use super::pool::Pool;
 use super::receive::Inbound;
 use super::send::Outbound;
 use super::spin::Spin;
+use super::stretch::Stretches;
 use super::{Shared, Signal, now};
 use crate::proto::time::Instant;
 use crate::sys::thread;
@@ -47,10 +48,9 @@ const QUANTUM: Duration = Duration::from_micros(200);
 /// Events taken from one poll; there are never more sources than this.
 pub(crate) const EVENTS_MAX: usize = 8;
 
-/// A worker that could not do all its work for so long has a backlog: many times what it takes to wake another.
-const HELP_AFTER: Duration = Duration::from_millis(10);
-/// How often a thread may be pushed off its processor in that time before it concludes that there is none to spare.
-const PUSHED_OFF_MAX: u64 = 1;
+/// Stretches in a row in which a helper has company before it concludes that there is no processor to spare: the system
+/// may take some time to find it one.
+const COMPANY_MAX: u32 = 3;
 /// A helper that finds nothing to do for so long goes back to sleep.
 const HELP_PATIENCE: Duration = Duration::from_micros(200);
 /// For how long nobody calls for help after a helper was in the way; twice as long each time that it happens again ...
@@ -152,11 +152,11 @@ impl Crew {
             backlog: AtomicBool::new(false),
         });
         Self {
-            shared,
             lanes: lanes.collect(),
-            outbound: Pool::new(batches, OutboundBatch::new),
-            inbound: Pool::new(batches, InboundBatch::new),
+            outbound: Pool::new(shared.workers.len(), BATCHES_PER_WORKER, OutboundBatch::new),
+            inbound: Pool::new(shared.workers.len(), BATCHES_PER_WORKER, InboundBatch::new),
             no_help_until: AtomicU64::new(0),
+            shared,
         }
     }
 
@@ -188,15 +188,10 @@ pub(crate) struct Worker {
     udp_fds: Vec<Readiness>,
     epoch: u64,
     spin: Spin,
-    stretch: Option<Stretch>,
+    stretches: Stretches,
+    /// Stretches in a row in which this helper had company.
+    in_company: u32,
     backoff: Duration,
-}
-
-/// A time without rest.
-struct Stretch {
-    since: Instant,
-    /// How often the thread had been pushed off its processor then.
-    pushed_off: u64,
 }
 
 impl Worker {
@@ -208,7 +203,8 @@ impl Worker {
             udp_fds: Vec::new(),
             epoch: 0,
             spin: Spin::new(spin),
-            stretch: None,
+            stretches: Stretches::default(),
+            in_company: 0,
             backoff: HELP_BACKOFF,
         }
     }
@@ -239,7 +235,7 @@ impl Worker {
                 tracing::debug!("The TUN is gone: {error}");
                 return Ok(CloseReason::TunDeleted);
             }
-            self.stretch = None;
+            self.stretches.end();
             signal.sleeps(true);
             // Whoever left something before saw this thread awake.
             let has_work = signal.is_signalled() || crew.lanes.get(self.number).is_some_and(Lane::is_ready);
@@ -257,11 +253,12 @@ impl Worker {
             let now = now();
             let mut round = Round::default();
             if let Some(lane) = home {
-                round = match run_round(&crew, lane, now) {
+                round = match run_round(&crew, self.number, lane, now) {
                     Ok(round) => round,
                     Err(error) => return Ok(Err(error)),
                 };
-                if round.more != lane.backlog.load(Ordering::Relaxed) {
+                // While a helper is at the entry nobody can tell.
+                if !round.busy && round.more != lane.backlog.load(Ordering::Relaxed) {
                     lane.backlog.store(round.more, Ordering::Relaxed);
                 }
                 if round.more {
@@ -301,7 +298,7 @@ impl Worker {
             if number == self.number || !lane.backlog.load(Ordering::Relaxed) {
                 continue;
             }
-            let round = run_round(&self.crew, lane, now)?;
+            let round = run_round(&self.crew, self.number, lane, now)?;
             let worker = &self.crew.shared.workers[number];
             if round.more && worker.is_asleep() {
                 worker.wake();
@@ -313,19 +310,10 @@ impl Worker {
         Ok(false)
     }
 
-    /// Looks back on each [`HELP_AFTER`] without rest. A worker that has more to do then, and its processor for
-    /// itself, calls for help. True for a helper that has not: it had better sleep.
+    /// Looks back on each stretch of work. A worker that has more to do, and its processor for itself, calls for help.
+    /// True for a helper that has company: it had better sleep.
     fn is_in_the_way(&mut self, now: Instant, more: bool) -> bool {
-        let Some(Stretch { since, pushed_off }) = self.stretch else {
-            self.stretch = Some(Stretch { since: now, pushed_off: thread::involuntary_switches() });
-            return false;
-        };
-        if now.since(since) < HELP_AFTER {
-            return false;
-        }
-        let pushed_off_now = thread::involuntary_switches();
-        self.stretch = Some(Stretch { since: now, pushed_off: pushed_off_now });
-        let alone = pushed_off_now - pushed_off <= PUSHED_OFF_MAX;
+        let Some(alone) = self.stretches.at_work(now, thread::processor_nanos) else { return false };
         if self.number < self.crew.lanes.len() {
             if alone && more && now.as_nanos() >= self.crew.no_help_until.load(Ordering::Relaxed) {
                 self.crew.call();
@@ -333,12 +321,17 @@ impl Worker {
             return false;
         }
         if alone {
-            self.backoff = HELP_BACKOFF;
-        } else {
-            self.crew.no_help_until.store((now + self.backoff).as_nanos(), Ordering::Relaxed);
-            self.backoff = (self.backoff * 2).min(HELP_BACKOFF_MAX);
+            (self.in_company, self.backoff) = (0, HELP_BACKOFF);
+            return false;
         }
-        !alone
+        self.in_company += 1;
+        if self.in_company < COMPANY_MAX {
+            return false;
+        }
+        self.in_company = 0;
+        self.crew.no_help_until.store((now + self.backoff).as_nanos(), Ordering::Relaxed);
+        self.backoff = (self.backoff * 2).min(HELP_BACKOFF_MAX);
+        true
     }
 
     /// Looks for work for a moment before the thread sleeps. True when there is some.
@@ -401,7 +394,7 @@ impl Worker {
         for _ in 0..FLUSHES_PER_TURN {
             let Some(peer) = self.crew.shared.flushes.pop() else { return };
             if peer.take_flush() {
-                lane.outbound.flush(&self.crew, &lane.inbound, &peer, now());
+                lane.outbound.flush(&self.crew, self.number, &lane.inbound, &peer, now());
             }
         }
         self.crew.shared.workers[self.number].wake();
@@ -409,11 +402,11 @@ impl Worker {
 }
 
 /// Turns in each direction of a lane, until there is nothing more or the direction has had its time.
-fn run_round(crew: &Crew, lane: &Lane, start: Instant) -> io::Result<Round> {
+fn run_round(crew: &Crew, worker: usize, lane: &Lane, start: Instant) -> io::Result<Round> {
     let mut round = Round::default();
-    let inbound_end = round.take_turns(start, QUANTUM, |now| lane.inbound.turn(crew, now))?;
+    let inbound_end = round.take_turns(start, QUANTUM, |now| lane.inbound.turn(crew, worker, now))?;
     let quantum = inbound_end.since(start).max(QUANTUM);
-    round.take_turns(inbound_end, quantum, |now| lane.outbound.turn(crew, &lane.inbound, now))?;
+    round.take_turns(inbound_end, quantum, |now| lane.outbound.turn(crew, worker, &lane.inbound, now))?;
     Ok(round)
 }
 

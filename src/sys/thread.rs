@@ -3,14 +3,14 @@
 use std::io;
 use std::mem::MaybeUninit;
 
-/// How often the calling thread was pushed off its processor for another one. [getrusage(2)]
-pub(crate) fn involuntary_switches() -> u64 {
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the pointer is to a whole `rusage`, which lives until the call returns.
-    unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+/// Nanoseconds of processor time that the calling thread has used. [clock_gettime(2)]
+pub(crate) fn processor_nanos() -> u64 {
+    let mut time = MaybeUninit::<libc::timespec>::zeroed();
+    // SAFETY: the pointer is to a whole `timespec`, which lives until the call returns.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, time.as_mut_ptr()) };
     // SAFETY: all bytes are initialised, by `zeroed` or by the kernel, and all patterns are valid integers.
-    let usage = unsafe { usage.assume_init() };
-    usage.ru_nivcsw.try_into().unwrap_or(0)
+    let time = unsafe { time.assume_init() };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Processors that a mask has room for: those that the kernel can be built for.
@@ -67,19 +67,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_shares_its_processor_is_pushed_off() {
+    fn a_thread_that_shares_its_processor_has_less_of_its_time() {
         std::thread::spawn(|| {
-            pin(0).unwrap();
-            let before = involuntary_switches();
+            pin(allowed_processors().unwrap()[0]).unwrap();
             let busy = || {
-                let start = std::time::Instant::now();
-                while start.elapsed().as_millis() < 200 {}
+                let (start, used) = (std::time::Instant::now(), processor_nanos());
+                while start.elapsed().as_millis() < 300 {}
+                processor_nanos() - used
             };
             // The other inherits the processor.
             let other = std::thread::spawn(busy);
-            busy();
-            other.join().unwrap();
-            assert!(involuntary_switches() > before);
+            let own = busy();
+            let other = other.join().unwrap();
+            assert!(own > 0 && other > 0 && own + other < 450_000_000, "{own} and {other}");
         })
         .join()
         .unwrap();
