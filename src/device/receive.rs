@@ -95,10 +95,10 @@ impl Inbound {
 
     /// Receives one batch and delivers what is in it.
     pub(crate) fn turn(&self, crew: &Crew, worker: usize, now: Instant) -> Turn {
+        let Some(mut entry) = try_lock(&self.entry) else { return Turn::Busy };
         if !self.ready.load(Ordering::Acquire) {
             return Turn::Nothing;
         }
-        let Some(mut entry) = try_lock(&self.entry) else { return Turn::Busy };
         let Some(mut batch) = crew.inbound.take(worker) else { return Turn::Busy };
         // Before the receiving: what the system says from here on counts.
         self.ready.store(false, Ordering::SeqCst);

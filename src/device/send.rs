@@ -96,10 +96,10 @@ impl Outbound {
 
     /// Takes packets from the TUN and sends them, within a budget.
     pub(crate) fn turn(&self, crew: &Crew, worker: usize, inbound: &Inbound, now: Instant) -> Turn {
+        let Some(entry) = try_lock(&self.entry) else { return Turn::Busy };
         if !self.ready.load(Ordering::Acquire) {
             return Turn::Nothing;
         }
-        let Some(entry) = try_lock(&self.entry) else { return Turn::Busy };
         let Some(batch) = crew.outbound.take(worker) else { return Turn::Busy };
         // Before the reading: what the system says from here on counts.
         self.ready.store(false, Ordering::SeqCst);
