@@ -209,15 +209,20 @@ def peers(bench):
 
 # --- UDP ---
 
-def flood(bench, size):
-    with bench.traffic.server(bench.link, "flood-count", bench.endpoint) as counter:
+def one_way(bench, receive, send, argument):
+    """Traffic that nobody answers: what was sent, what arrived, what the receiver's socket dropped, the daemons' CPU."""
+    with bench.traffic.server(bench.link, receive, bench.endpoint) as receiver:
         time.sleep(SERVER_START)
         cpu = bench.tunnel.cpu()
-        sent = bench.traffic.run(bench.link, bench.seconds, "flood-send", bench.endpoint, size)
+        sent = bench.traffic.run(bench.link, bench.seconds, send, bench.endpoint, argument)
         time.sleep(DRAIN)
         cpu = bench.tunnel.cpu() - cpu
         drops = socket_drops(bench.link, TRAFFIC_PORT)
-        arrived = bench.traffic.report(counter, "flood-count")
+        return sent, bench.traffic.report(receiver, receive), drops, cpu
+
+
+def flood(bench, size):
+    sent, arrived, drops, cpu = one_way(bench, "flood-count", "flood-send", size)
     return {
         f"udp{size}_kpps": per(arrived["received"], arrived["seconds"], f"UDP {size} B") / 1000,
         f"udp{size}_offered_kpps": sent["sent"] / sent["seconds"] / 1000,
@@ -259,13 +264,7 @@ def mixes(bench):
         "dns_kqps": answer["count"] / bench.seconds / 1000, "dns_p50": answer["p50"], "dns_p99": answer["p99"],
         "dns_lost": answer["lost"], "dns_cpu_us": per(cpu * 1e6, answer["count"], "DNS"),
     }
-    with bench.traffic.server(bench.link, "voip-listen", bench.endpoint) as listener:
-        time.sleep(SERVER_START)
-        cpu = bench.tunnel.cpu()
-        sent = bench.traffic.run(bench.link, bench.seconds, "voip-talk", bench.endpoint, VOIP_STREAMS)
-        time.sleep(DRAIN)
-        cpu = bench.tunnel.cpu() - cpu
-        heard = bench.traffic.report(listener, "voip-listen")
+    sent, heard, _, cpu = one_way(bench, "voip-listen", "voip-talk", VOIP_STREAMS)
     yield {
         "voip_p50": heard["p50"], "voip_p99": heard["p99"], "voip_jitter": heard["jitter"],
         "voip_loss": 100 * (1 - heard["count"] / sent["sent"]), "voip_cpu_us": per(cpu * 1e6, heard["count"], "VoIP"),

@@ -102,13 +102,13 @@ impl Inbound {
         let Some(mut batch) = crew.inbound.take(worker) else { return Turn::Busy };
         // Before the receiving: what the system says from here on counts.
         self.ready.store(false, Ordering::SeqCst);
-        let InboundBatch { buffers, received: runs, .. } = &mut *batch;
-        runs.clear();
-        let received = match &mut entry.receiver {
-            Some(receiver) => receiver.receive(buffers, runs),
+        let InboundBatch { buffers, received, .. } = &mut *batch;
+        received.clear();
+        let outcome = match &mut entry.receiver {
+            Some(receiver) => receiver.receive(buffers, received),
             None => Ok(false),
         };
-        let more = received.unwrap_or_else(|error| {
+        let more = outcome.unwrap_or_else(|error| {
             tracing::error!("Failed to receive from the UDP sockets: {error}");
             false
         });
