@@ -11,6 +11,9 @@
 //! | `tun`, `udp` | `packet`, `ip`, `sys` |
 //! | `device` | `proto`, `tun`, `udp`, `packet`, `icmp`, `ip`, `key`, and of `sys`: clock, thread |
 //! | `uapi` | `device::config`, `key`, `sys` |
+//! | `netstack` | `tun`, `packet`, `ip` |
+//! | `metrics` | `device`, `key`, `proto::rejected` |
+//! | `proxy` | `netstack`, `metrics`, `device`, `udp`, `uapi`, `key` |
 //! | `cli` | all |
 //!
 //! `--no-default-features` builds `proto` and `key` alone, as `no_std` + `alloc`.
@@ -33,8 +36,14 @@ pub mod device;
 pub mod icmp;
 #[cfg(feature = "device")]
 pub mod ip;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(feature = "netstack")]
+pub mod netstack;
 #[cfg(feature = "device")]
 pub mod packet;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 #[cfg(feature = "device")]
 #[allow(unsafe_code)]
 mod sys;

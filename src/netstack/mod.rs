@@ -1,0 +1,1 @@
+//! Connections through a tunnel from inside a process: no TUN, no privilege.

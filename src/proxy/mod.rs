@@ -1,0 +1,1 @@
+//! The sidecar: proxies and forwards from one file.
