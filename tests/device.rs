@@ -5,6 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use adit::device::config::{AllowedIp, AllowedIpUpdate, ApplyError, PeerUpdate, Update};
+use adit::device::events::{Event, Events};
 use adit::device::{CloseReason, Device};
 use adit::key::{PresharedKey, PrivateKey, PublicKey};
 use adit::proto::rejected::Rejected;
@@ -91,6 +92,11 @@ fn pair() -> (Host, Host) {
     one.add(one.peer(2));
     two.add(two.peer(1));
     (one, two)
+}
+
+/// Waits for `wanted`, past others.
+fn hear(events: &Events, wanted: &Event) {
+    while events.recv_timeout(PATIENCE).unwrap_or_else(|| panic!("{wanted:?} did not come")) != *wanted {}
 }
 
 fn eventually(mut holds: impl FnMut() -> bool) {
@@ -442,6 +448,27 @@ fn a_stream_in_both_directions_stays_whole() {
         scope.spawn(|| run(&one, &two));
         scope.spawn(|| run(&two, &one));
     });
+}
+
+#[test]
+fn events_tell_of_sessions_and_of_peers_that_move() {
+    let (mut one, two) = pair();
+    let (of_one, of_two) = (one.device.events(), two.device.events());
+    one.send(2, "first");
+    assert!(two.receive(PATIENCE).is_some());
+    hear(&of_one, &Event::SessionUp { peer: public_key(2) });
+    hear(&of_two, &Event::SessionUp { peer: public_key(1) });
+
+    let port = PORT + 1;
+    two.device.apply(Update { listen_port: Some(port), ..Update::default() }).expect("the port is free");
+    two.send(1, "from elsewhere");
+    hear(&of_one, &Event::EndpointMoved { peer: public_key(2), endpoint: SocketAddr::new(outer(2), port) });
+    assert_eq!(of_two.try_recv(), None, "nobody else moved");
+
+    one.tun.set_up(false);
+    hear(&of_one, &Event::SessionDown { peer: public_key(2) });
+    one.device.close();
+    assert_eq!(of_one.collect::<Vec<_>>(), []);
 }
 
 #[test]

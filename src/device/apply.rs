@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::config::{AllowedIp, ApplyError, PeerSnapshot, PeerUpdate, Snapshot, Update};
+use super::events::Event;
 use super::peer::{Peer, Wish};
 use super::{Routes, Shared, lock};
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
@@ -148,7 +149,15 @@ impl Shared {
     pub(crate) fn settle(&self, peer: &Arc<Peer>, tunnel: &Tunnel, event: TunnelEvent) {
         match event {
             TunnelEvent::ReleaseIndex(index) => self.indices.release(index),
-            TunnelEvent::CurrentChanged => peer.sending.store(tunnel.current().cloned()),
+            TunnelEvent::CurrentChanged => {
+                let current = tunnel.current();
+                peer.sending.store(current.cloned());
+                let (peer, up) = (peer.public_key, current.is_some());
+                self.events.announce(|| if up { Event::SessionUp { peer } } else { Event::SessionDown { peer } });
+            }
+            TunnelEvent::HandshakeFailed => {
+                self.events.announce(|| Event::HandshakeFailed { peer: peer.public_key });
+            }
             TunnelEvent::PurgeStaged => {
                 let purged = peer.take_staged().len() as u64;
                 self.drops.count(crate::proto::rejected::Rejected::StagedDropped, purged);

@@ -14,6 +14,7 @@ use mio::{Poll, Waker};
 
 use super::config::{ApplyError, Configure, Snapshot, Update};
 use super::control::Control;
+use super::events::{Announcer, Events};
 use super::lookup::IndexTable;
 use super::stats::Drops;
 use super::workers::{Crew, WAKER, Worker};
@@ -122,6 +123,7 @@ impl Builder {
             control: Inbox::new(signal(&control_poll)?),
             workers: polls.iter().map(signal).collect::<io::Result<_>>()?,
             flushes: SegQueue::new(),
+            events: Announcer::default(),
             closing: false.into(),
             lanes: queues.len(),
             udp,
@@ -165,6 +167,8 @@ impl Closed {
         shared.closing.store(true, Ordering::Release);
         shared.workers.iter().for_each(Signal::wake);
         shared.control.signal.wake();
+        shared.abandon_sockets();
+        shared.events.close();
         let on_close = state.1.take();
         drop(state);
         self.changed.notify_all();
@@ -213,6 +217,11 @@ impl Device {
     /// What the device is and has done.
     pub fn snapshot(&self) -> Snapshot {
         self.shared.snapshot()
+    }
+
+    /// What happens to the peers from now on. Every call gives another queue.
+    pub fn events(&self) -> Events {
+        self.shared.events.listen()
     }
 
     /// How many messages and packets this rule has dropped since the start.

@@ -425,7 +425,7 @@ impl Control {
             }
             let shared = control.shared.clone();
             let proof = tunnel.consume_initiation(identity, opened, now.instant)?;
-            peer.heard_from(endpoint, &proof);
+            shared.heard_from(&peer, endpoint, &proof);
             peer.rx_bytes.fetch_add(datagram.bytes().len() as u64, Ordering::Relaxed);
             debug!("{peer} - Received handshake initiation");
             let index = shared.indices.reserve(&peer, &mut control.rng).ok_or(Rejected::QueueFull)?;
@@ -458,7 +458,11 @@ impl Control {
         self.with_tunnel(peer, now, |control, tunnel, now| {
             let (proof, keypair) = tunnel.consume_response(identity, &message, now)?;
             control.shared.indices.promote(message.receiver(), keypair);
-            peer.heard_from(Endpoint { address: datagram.from, source: datagram.source }, &proof);
+            control.shared.heard_from(
+                peer,
+                Endpoint { address: datagram.from, source: datagram.source },
+                &proof,
+            );
             peer.rx_bytes.fetch_add(datagram.bytes().len() as u64, Ordering::Relaxed);
             debug!("{peer} - Received handshake response");
             Ok(())

@@ -14,6 +14,7 @@
 //! | `ordered`, `pool` | what is finished leaves in order; the memory for it |
 //! | `spin` | whether to look again before sleeping |
 //! | `stretch` | whether a busy thread has its processor for itself |
+//! | `events` | what happens to peers, told as it happens |
 //! | `stats` | drops, counted by rule |
 //!
 //! A worker runs both roads inline, others help it under load; one control thread does everything that is rare. They
@@ -28,6 +29,7 @@ mod batch;
 mod builder;
 pub mod config;
 mod control;
+pub mod events;
 mod lookup;
 mod ordered;
 mod peer;
@@ -56,10 +58,12 @@ use crate::proto::handshake::Identity;
 use crate::proto::messages::{INITIATION_LEN, Message};
 use crate::proto::rejected::Rejected;
 use crate::proto::time::{Instant, Now, UnixTime};
+use crate::proto::tunnel::Authenticated;
 use crate::sys::clock;
 use crate::udp::{Received, Sent, Source, Transmit, Udp, UdpReceiver, UdpSender};
+use events::{Announcer, Event};
 use lookup::IndexTable;
-use peer::{Peer, Wish};
+use peer::{Endpoint, Peer, Wish};
 use stats::Drops;
 
 /// How long a change of the sockets waits for the workers to let go of the old ones. They never wait for anybody, so
@@ -91,6 +95,8 @@ pub(crate) struct Shared {
     /// Peers whose staged packets the first worker is to flush. Bounded by the number of peers: one is here only while
     /// its flag says so.
     pub(crate) flushes: SegQueue<Arc<Peer>>,
+    /// What happens to peers.
+    pub(crate) events: Announcer,
     /// The device ends.
     pub(crate) closing: AtomicBool,
     /// Queues of the interface, each of which has a worker and a part of the sockets.
@@ -230,6 +236,13 @@ impl Shared {
         }
     }
 
+    /// A peer was heard from: where, decides where it is answered. [WP 2.1]
+    pub(crate) fn heard_from(&self, peer: &Peer, endpoint: Endpoint, proof: &Authenticated) {
+        if peer.heard_from(endpoint, proof) {
+            self.events.announce(|| Event::EndpointMoved { peer: peer.public_key, endpoint: endpoint.address });
+        }
+    }
+
     /// Asks the first worker to send what is staged.
     pub(crate) fn want_flush(&self, peer: &Arc<Peer>) {
         if peer.want_flush() {
@@ -297,10 +310,20 @@ impl Shared {
         *sockets = Sockets { bound, for_workers, sender, worker_epochs };
         self.sockets_epoch.fetch_add(1, Ordering::Release);
         self.workers[..self.lanes].iter().for_each(Signal::wake);
-        let in_use = |sockets: &mut Sockets| sockets.worker_epochs.iter().any(|&epoch| self.sockets_changed(epoch));
+        let in_use = |sockets: &mut Sockets| {
+            let old = sockets.worker_epochs.iter().any(|&epoch| self.sockets_changed(epoch));
+            old && !self.closing.load(Ordering::Acquire)
+        };
         let waited = self.sockets_released.wait_timeout_while(sockets, RELEASE_TIMEOUT, in_use);
         drop(waited);
         Ok(())
+    }
+
+    /// The device ends, and with it the workers: nobody has to wait for what they use.
+    fn abandon_sockets(&self) {
+        // Locked for a moment, so that whoever has just looked is waiting by now.
+        drop(lock(&self.sockets));
+        self.sockets_released.notify_all();
     }
 
     /// Sends one datagram from outside of the workers; without sockets it is refused.

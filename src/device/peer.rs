@@ -128,12 +128,15 @@ impl Peer {
         change(&mut self.endpoint.write().unwrap_or_else(|poisoned| poisoned.into_inner()));
     }
 
-    /// It was heard from there: the only way in which the network moves an endpoint.
+    /// It was heard from there: the only way in which the network moves an endpoint. True if its address was known
+    /// and another one.
     /// [WP 2.1] Only an authenticated message may.
-    pub(crate) fn heard_from(&self, endpoint: Endpoint, _proof: &Authenticated) {
-        if self.endpoint() != Some(endpoint) {
+    pub(crate) fn heard_from(&self, endpoint: Endpoint, _proof: &Authenticated) -> bool {
+        let known = self.endpoint();
+        if known != Some(endpoint) {
             self.write_endpoint(|held| *held = Some(endpoint));
         }
+        known.is_some_and(|known| known.address != endpoint.address)
     }
 
     /// The configuration says where it is. False if that was known already.

@@ -247,7 +247,7 @@ fn accept(shared: &Shared, run: &Run, session: &Session, openings: &mut [Opening
         }
     }
     let Some(proof) = proof else { return false };
-    peer.heard_from(Endpoint { address: run.received.from, source: run.received.source }, &proof);
+    shared.heard_from(peer, Endpoint { address: run.received.from, source: run.received.source }, &proof);
     peer.rx_bytes.fetch_add(rx_bytes, Ordering::Relaxed);
     if session.keypair.is_unconfirmed() {
         // [WP 5.4.5] From here on the session may send, and it must: the answer to what is about to be

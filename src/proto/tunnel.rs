@@ -100,11 +100,13 @@ pub enum TunnelEvent {
     SendKeepalive,
     /// Drop what is staged.
     PurgeStaged,
+    /// No handshake was answered for REKEY_ATTEMPT_TIME; none is tried any more until there is something to send.
+    HandshakeFailed,
     /// Forget the source address that the peer was reached from.
     ClearSource,
 }
 
-/// The most events that one call leaves: handling every timer at once leaves twelve.
+/// The most events that one call leaves: handling every timer at once leaves thirteen.
 const EVENTS_MAX: usize = 16;
 
 /// Our initiation, while one of the peer's crosses it.
@@ -352,7 +354,10 @@ impl Tunnel {
                     self.push(TunnelEvent::ClearSource);
                     self.push(TunnelEvent::SendInitiation { retry: true });
                 }
-                Expired::GiveUpHandshake => self.push(TunnelEvent::PurgeStaged),
+                Expired::GiveUpHandshake => {
+                    self.push(TunnelEvent::PurgeStaged);
+                    self.push(TunnelEvent::HandshakeFailed);
+                }
                 Expired::SendKeepalive | Expired::PersistentKeepalive => self.push(TunnelEvent::SendKeepalive),
                 Expired::NewHandshake => {
                     self.push(TunnelEvent::ClearSource);

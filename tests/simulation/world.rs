@@ -254,7 +254,7 @@ impl Engine {
                 TunnelEvent::SendInitiation { retry } => self.initiate(peer, retry, now),
                 TunnelEvent::SendKeepalive => self.queue_keepalive(peer, now),
                 TunnelEvent::PurgeStaged => self.peers[peer].staged.clear(),
-                TunnelEvent::ClearSource => {}
+                TunnelEvent::ClearSource | TunnelEvent::HandshakeFailed => {}
                 other => panic!("{other:?} is unknown here"),
             }
         }

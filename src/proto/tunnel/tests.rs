@@ -215,7 +215,7 @@ fn gives_up() {
                 a.events();
                 sent += 1;
             }
-            [TunnelEvent::PurgeStaged] => break now.since(at(0).instant),
+            [TunnelEvent::PurgeStaged, TunnelEvent::HandshakeFailed] => break now.since(at(0).instant),
             ref other => panic!("{other:?}"),
         }
     };
