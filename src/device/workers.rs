@@ -102,6 +102,20 @@ pub(crate) enum Turn {
     Gone(io::Error),
 }
 
+/// Why a worker cannot go on.
+enum Stopped {
+    /// The interface is gone.
+    TunGone(io::Error),
+    /// The system does not say what is ready.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Stopped {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// What came of a turn in each direction.
 #[derive(Default)]
 struct Round {
@@ -117,7 +131,7 @@ impl Round {
         start: Instant,
         quantum: Duration,
         mut turn: impl FnMut(Instant) -> Turn,
-    ) -> io::Result<Instant> {
+    ) -> Result<Instant, Stopped> {
         let mut now = start;
         loop {
             match turn(now) {
@@ -126,7 +140,7 @@ impl Round {
                     self.busy = true;
                     return Ok(now);
                 }
-                Turn::Gone(error) => return Err(error),
+                Turn::Gone(error) => return Err(Stopped::TunGone(error)),
                 Turn::Drained => {
                     self.worked = true;
                     return Ok(super::now());
@@ -210,7 +224,18 @@ impl Worker {
     }
 
     /// Runs until the device closes, and says why it did.
-    pub(crate) fn run(mut self) -> io::Result<CloseReason> {
+    pub(crate) fn run(self) -> io::Result<CloseReason> {
+        match self.run_until_stopped() {
+            Ok(()) => Ok(CloseReason::Requested),
+            Err(Stopped::TunGone(error)) => {
+                tracing::debug!("The TUN is gone: {error}");
+                Ok(CloseReason::TunDeleted)
+            }
+            Err(Stopped::Failed(error)) => Err(error),
+        }
+    }
+
+    fn run_until_stopped(mut self) -> Result<(), Stopped> {
         let crew = self.crew.clone();
         let signal = &crew.shared.workers[self.number];
         if let Some(lane) = crew.lanes.get(self.number) {
@@ -221,7 +246,7 @@ impl Worker {
         loop {
             signal.acknowledge();
             if crew.shared.closing.load(Ordering::Acquire) {
-                return Ok(CloseReason::Requested);
+                return Ok(());
             }
             if let Some(lane) = crew.lanes.get(self.number) {
                 if crew.shared.sockets_changed(self.epoch) {
@@ -231,10 +256,7 @@ impl Worker {
                     self.flush_wanted(lane);
                 }
             }
-            if let Err(error) = self.work(signal, &mut events)? {
-                tracing::debug!("The TUN is gone: {error}");
-                return Ok(CloseReason::TunDeleted);
-            }
+            self.work(signal, &mut events)?;
             self.stretches.end();
             signal.sleeps(true);
             // Whoever left something before saw this thread awake.
@@ -244,8 +266,8 @@ impl Worker {
         }
     }
 
-    /// Works until there is nothing left to do, or it is signalled. The inner error is about the TUN.
-    fn work(&mut self, signal: &Signal, events: &mut Events) -> io::Result<io::Result<()>> {
+    /// Works until there is nothing left to do, or it is signalled.
+    fn work(&mut self, signal: &Signal, events: &mut Events) -> Result<(), Stopped> {
         let crew = self.crew.clone();
         let home = crew.lanes.get(self.number);
         let mut patient_until = None;
@@ -253,10 +275,7 @@ impl Worker {
             let now = now();
             let mut round = Round::default();
             if let Some(lane) = home {
-                round = match run_round(&crew, self.number, lane, now) {
-                    Ok(round) => round,
-                    Err(error) => return Ok(Err(error)),
-                };
+                round = run_round(&crew, self.number, lane, now)?;
                 // While a helper is at the entry nobody can tell.
                 if !round.busy && round.more != lane.backlog.load(Ordering::Relaxed) {
                     lane.backlog.store(round.more, Ordering::Relaxed);
@@ -267,33 +286,30 @@ impl Worker {
                 }
             }
             if !round.worked {
-                match self.help(now) {
-                    Ok(helped) => round.worked = helped,
-                    Err(error) => return Ok(Err(error)),
-                }
+                round.worked = self.help(now)?;
             }
             if round.worked {
                 patient_until = None;
                 if self.is_in_the_way(now, round.more) {
-                    return Ok(Ok(()));
+                    return Ok(());
                 }
             } else if round.busy {
                 hint::spin_loop();
             } else if home.is_some() {
                 if !self.spin(signal, events, now)? {
-                    return Ok(Ok(()));
+                    return Ok(());
                 }
             } else if now >= *patient_until.get_or_insert(now + HELP_PATIENCE) {
-                return Ok(Ok(()));
+                return Ok(());
             } else {
                 hint::spin_loop();
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// One round at the first other lane that has a backlog. False when there was nothing to help with.
-    fn help(&self, now: Instant) -> io::Result<bool> {
+    fn help(&self, now: Instant) -> Result<bool, Stopped> {
         for (number, lane) in self.crew.lanes.iter().enumerate() {
             if number == self.number || !lane.backlog.load(Ordering::Relaxed) {
                 continue;
@@ -402,7 +418,7 @@ impl Worker {
 }
 
 /// Turns in each direction of a lane, until there is nothing more or the direction has had its time.
-fn run_round(crew: &Crew, worker: usize, lane: &Lane, start: Instant) -> io::Result<Round> {
+fn run_round(crew: &Crew, worker: usize, lane: &Lane, start: Instant) -> Result<Round, Stopped> {
     let mut round = Round::default();
     let inbound_end = round.take_turns(start, QUANTUM, |now| lane.inbound.turn(crew, worker, now))?;
     let quantum = inbound_end.since(start).max(QUANTUM);
