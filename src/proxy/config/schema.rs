@@ -233,4 +233,21 @@ mod tests {
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);
     }
+
+    /// The manual page names every section and every key.
+    #[test]
+    fn the_manual_knows_them_all() {
+        let manual = include_str!("../../../docs/man/adit.conf.5");
+        for section in SECTIONS.iter().filter(|section| section.kind != Kind::Top) {
+            let heading =
+                [".SH ", ".SS "].iter().any(|macro_| manual.contains(&format!("{macro_}[{}]\n", section.name)));
+            assert!(heading, "[{}]", section.name);
+        }
+        for key in SECTIONS.iter().flat_map(|section| section.keys) {
+            let named = manual
+                .lines()
+                .any(|line| line.starts_with(".B") && line.split([' ', ',', '"']).any(|word| word == key.name));
+            assert!(named, "{}", key.name);
+        }
+    }
 }
