@@ -73,7 +73,7 @@ impl LogLevel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LogForm {
     Text,
-    #[cfg_attr(not(feature = "proxy"), allow(dead_code, reason = "only the sidecar's file asks for it"))]
+    #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "only the sidecar's file asks for it"))]
     Json,
 }
 

@@ -5,13 +5,17 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::arguments::ProxyArguments;
-use crate::proxy::config::{Config, Environment, Remark};
+use super::logging::{self, LogForm, LogLevel};
+use crate::proxy::config::{self, Config, Environment, LogFormat, Remark};
 use crate::sys::process;
 
 /// The file if the command line does not name it.
 const CONFIG: &str = "ADIT_CONFIG";
+/// How long the last lines may take to be written.
+const FLUSH_LIMIT: Duration = Duration::from_millis(100);
 
 /// Checks the file, or runs what it says.
 pub(super) fn main(arguments: ProxyArguments) -> ExitCode {
@@ -30,13 +34,37 @@ pub(super) fn main(arguments: ProxyArguments) -> ExitCode {
             say_ok(&path)
         }
         Ok(config) => {
-            warn(&config.warnings);
-            super::complain("adit: this build can check a configuration, and not yet run it\n")
+            start_log(&path, &config, arguments.silent);
+            for warning in &config.warnings {
+                tracing::warn!("{warning}");
+            }
+            tracing::error!("This build can check a configuration, and not run it");
+            logging::flush(FLUSH_LIMIT);
+            ExitCode::FAILURE
         }
         Err(error) => {
             warn(&error.warnings);
             super::complain(&format!("{error}\n"))
         }
+    }
+}
+
+/// Lines carry the name of the file, without its ending, where a daemon's carry the interface's.
+fn start_log(path: &Path, config: &Config, silent: bool) {
+    let level = match config.log.level {
+        _ if silent => LogLevel::Silent,
+        Some(config::LogLevel::Silent) => LogLevel::Silent,
+        Some(config::LogLevel::Error) => LogLevel::Error,
+        Some(config::LogLevel::Verbose) => LogLevel::Verbose,
+        None => LogLevel::parse(std::env::var("LOG_LEVEL").ok().as_deref()),
+    };
+    let form = match config.log.format {
+        LogFormat::Text => LogForm::Text,
+        LogFormat::Json => LogForm::Json,
+    };
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    if let Err(error) = logging::start(&name, level, form) {
+        eprintln!("adit: nothing will be logged: {error}");
     }
 }
 

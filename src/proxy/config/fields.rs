@@ -84,7 +84,8 @@ impl<'a> Fields<'a> {
     /// Puts the values of another section of this kind to these.
     fn merge(&mut self, other: Self, remarks: &mut Remarks) {
         for field in other.values {
-            match self.values.iter().find(|first| first.key == field.key && field.key.form != Form::List) {
+            let once = matches!(field.key.form, Form::Single | Form::Secret);
+            match self.values.iter().find(|first| once && first.key == field.key) {
                 Some(first) => {
                     let why = format!("it stands in both files, also at {}", first.place);
                     remarks.error(&field.place, field.key.name, why, "remove one of the two");

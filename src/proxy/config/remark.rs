@@ -12,7 +12,7 @@ pub const ERRORS_MAX: usize = 100;
 /// Warnings that are told one by one.
 pub const WARNINGS_MAX: usize = 100;
 /// Characters of a name that are quoted: each known name is shorter, a key in base64 is longer.
-const QUOTED_MAX: usize = 32;
+const QUOTED_MAX: usize = 24;
 
 /// Where something was said.
 #[derive(Debug, Clone, PartialEq, Eq)]
