@@ -85,6 +85,7 @@ impl Config {
         let included: Zeroizing<Vec<u8>>;
         let included_path: PathBuf;
         let mut files = vec![file.to_owned()];
+        let mut whole = true;
 
         let mut all = of_file(ini::read(text, file, &mut remarks), environment, &mut remarks);
         let overrides = environment.overrides(&mut remarks);
@@ -99,11 +100,13 @@ impl Config {
                 let sections = ini::read(text_of(&included), &included_path, &mut remarks);
                 let more = of_file(sections, environment, &mut remarks);
                 include(&mut all, more, &mut remarks);
+            } else {
+                whole = false;
             }
         }
         overridden(&mut all, &overrides[at_top..], &mut remarks);
 
-        let mut reader = Reader { remarks, read, files };
+        let mut reader = Reader { remarks, read, files, whole };
         let config = reader.config(&all, &Place::start(file));
         let warnings = reader.remarks.conclude()?;
         let config = config.expect("what is missing was told as an error");
@@ -150,6 +153,8 @@ struct Reader<'a> {
     remarks: Remarks,
     read: ReadFile<'a>,
     files: Vec<PathBuf>,
+    /// Nothing is missing because another file could not be read.
+    whole: bool,
 }
 
 impl Reader<'_> {
@@ -157,7 +162,7 @@ impl Reader<'_> {
     fn config(&mut self, all: &[Fields<'_>], start: &Place) -> Option<Config> {
         let of_kind = |kind: Kind| all.iter().filter(move |fields| fields.schema.kind == kind);
         let interface = of_kind(Kind::Interface).next();
-        if interface.is_none() {
+        if interface.is_none() && self.whole {
             self.remarks.error(
                 start,
                 "[Interface]",
@@ -170,7 +175,7 @@ impl Reader<'_> {
         for fields in of_kind(Kind::Peer) {
             peers.extend(self.peer(fields).map(|peer| (fields, peer)));
         }
-        if of_kind(Kind::Peer).next().is_none() {
+        if of_kind(Kind::Peer).next().is_none() && self.whole {
             self.remarks.error(start, "[Peer]", "there is none", "add one with its PublicKey and Endpoint");
         }
         let mut services = Vec::new();

@@ -80,7 +80,7 @@ impl fmt::Display for Remark {
     }
 }
 
-/// Why there is no configuration: every mistake, in the order of the file, and the warnings.
+/// Why there is no configuration: every mistake, file by file in the order of lines, and the warnings.
 #[derive(Debug)]
 pub struct ConfigError {
     /// At least one, at most [`ERRORS_MAX`].
@@ -149,7 +149,7 @@ impl Remarks {
         if self.errors.is_empty() {
             return Ok(self.warnings);
         }
-        // Files as they were read, then variables; the order within a file is the lines'.
+        // Files as they came up, then variables; the order within a file is the lines'.
         let mut files: Vec<Arc<str>> = Vec::new();
         for error in &self.errors {
             if let Place::File { file, .. } = &error.place
