@@ -162,11 +162,11 @@ fn name(text: &str) -> Result<String, Problem> {
     if let Some(offset) = text.find(|c| !plain(c)) {
         return Err(Problem::new("this character is in no name", next).at(offset));
     }
-    let labels = text.strip_suffix('.').unwrap_or(text).split('.');
+    let mut labels = text.strip_suffix('.').unwrap_or(text).split('.');
     if labels.clone().any(|label| label.is_empty() || label.len() > LABEL_MAX) {
         return Err(Problem::new(format!("between dots there are 1 to {LABEL_MAX} characters"), next));
     }
-    if labels.last().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit())) {
+    if labels.next_back().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit())) {
         return Err(Problem::new("it looks like an address, but is none", next));
     }
     Ok(text.to_owned())
