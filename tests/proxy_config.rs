@@ -280,7 +280,7 @@ fn no_message_shows_a_secret() {
         format!("PrivateKey = {secret}{secret}"),
         format!("PrivateKey {secret}"),
         format!("{secret}="),
-        format!("{secret}"),
+        secret.to_owned(),
         format!("[{secret}]"),
         format!("PrivateKey = \"{secret}"),
         format!("PrivateKey = \"\" {secret}"),
@@ -411,8 +411,8 @@ fn keys_and_the_interface_in_files_of_their_own() {
         main,
         &[("/etc/wg0.conf", &wg.replace("Address", "Adress")), ("/etc/keys/private", "x"), files[2]],
         &[
-            "/etc/wg0.conf:2:18: PrivateKeyFile: what stands in /etc/keys/private is no key: it has 1 characters, a \
-             key has 44; copy the whole key, its = at the end included",
+            "/etc/wg0.conf:2:18: PrivateKeyFile: what stands in /etc/keys/private is no key: its length is 1, that \
+             of a key is 44; copy the whole key, its = at the end included",
             "/etc/wg0.conf:3:1: Adress: [Interface] has no such key; did you mean Address?",
             "2:1: [Interface]: it has no Address; add Address = …, such as 10.0.0.2/32",
         ],

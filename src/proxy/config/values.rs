@@ -45,7 +45,7 @@ pub(super) fn key<T>(text: &str, parse: impl Fn(&str) -> Result<T, ParseKeyError
     parse(text).map_err(|error| {
         let why = match error {
             ParseKeyError::Length => {
-                format!("it has {} characters, a key has {BASE64_LEN}", text.chars().count())
+                format!("its length is {}, that of a key is {BASE64_LEN}", text.chars().count())
             }
             ParseKeyError::Encoding => {
                 "it has the length of a key, but is not one: a character, or its end, is not base64".to_owned()
@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn a_key_that_is_none_is_not_shown() {
         let short = key("c2VjcmV0", crate::key::PublicKey::from_base64).unwrap_err();
-        assert_eq!(short.why, "it has 8 characters, a key has 44");
+        assert_eq!(short.why, "its length is 8, that of a key is 44");
         let long = key(&"*".repeat(44), crate::key::PublicKey::from_base64).unwrap_err();
         assert!(!long.why.contains('*') && !long.next.contains('*'));
     }
