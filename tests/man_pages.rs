@@ -74,6 +74,7 @@ fn manual() -> Vec<u8> {
         "SYNOPSIS",
         &[
             vec![bold("adit"), roman(" [OPTIONS] [--] "), italic("INTERFACE-NAME")],
+            vec![bold("adit proxy"), roman(" [--check] --config "), italic("FILE")],
             vec![bold("adit genkey"), roman(" | "), bold("genpsk"), roman(" | "), bold("pubkey")],
         ],
     );
@@ -105,6 +106,7 @@ fn manual() -> Vec<u8> {
             ("genkey", "Generates a new private key and writes it to standard output, in base64."),
             ("genpsk", "Generates a new preshared key and writes it to standard output, in base64."),
             ("pubkey", "Reads a private key from standard input and writes its public key to standard output."),
+            ("proxy", "Gives proxies and forwards into a tunnel, without an interface or a privilege: adit-proxy(8)."),
             ("help", "Shows the help, or that of a command."),
         ],
     );
@@ -171,7 +173,114 @@ fn manual() -> Vec<u8> {
     paragraphs(
         &mut roff,
         "SEE ALSO",
-        &[vec![bold("wg"), roman("(8), "), bold("wg-quick"), roman("(8), "), bold("ip"), roman("(8)")]],
+        &[vec![
+            bold("adit-proxy"),
+            roman("(8), "),
+            bold("wg"),
+            roman("(8), "),
+            bold("wg-quick"),
+            roman("(8), "),
+            bold("ip"),
+            roman("(8)"),
+        ]],
+    );
+    roff.to_writer(&mut made).unwrap();
+    made
+}
+
+/// The page of the sidecar's command; its file has one of its own, `adit.conf(5)`.
+fn manual_of_proxy() -> Vec<u8> {
+    let mut made = Vec::new();
+    let mut command = command();
+    command.build();
+    let proxy = command.find_subcommand("proxy").unwrap().clone().name("adit-proxy").after_help("");
+    let man = Man::new(proxy).title("ADIT-PROXY").section("8").manual("System Administration");
+    man.render_title(&mut made).unwrap();
+    man.render_name_section(&mut made).unwrap();
+    let mut roff = Roff::new();
+    paragraphs(
+        &mut roff,
+        "SYNOPSIS",
+        &[
+            vec![
+                bold("adit proxy"),
+                roman(" [--silent] [--info "),
+                italic("ADDRESS:PORT"),
+                roman("] --config "),
+                italic("FILE"),
+            ],
+            vec![bold("adit proxy"), roman(" --check --config "), italic("FILE")],
+        ],
+    );
+    paragraphs(
+        &mut roff,
+        "DESCRIPTION",
+        &[
+            vec![roman(
+                "Is one side of a WireGuard tunnel by itself, and gives others a way into it: proxies for SOCKS5 and \
+                 HTTP, forwards of TCP and UDP ports in both directions, and DNS. It makes no interface, needs no \
+                 privilege, writes no file, and runs under any user. What it does stands in one file: adit.conf(5).",
+            )],
+            vec![roman(
+                "The sidecar stays in the foreground. It tells of its state by /livez, /readyz and /metrics where the \
+                 file or --info says, and wg(8) sees it if the file names a socket.",
+            )],
+            vec![roman(
+                "With --check it only reads the file, prints its name and ok, or a line for each mistake: file, line, \
+                 column, what is wrong, why, and what to write instead. No message shows a key or a password.",
+            )],
+        ],
+    );
+    roff.to_writer(&mut made).unwrap();
+    man.render_options_section(&mut made).unwrap();
+    let mut roff = Roff::new();
+    items(
+        &mut roff,
+        "ENVIRONMENT",
+        &[
+            ("ADIT_CONFIG", "As --config."),
+            ("ADIT_METRICS", "As --info."),
+            ("ADIT_SECTION_KEY", "Instead of what the file says for a key: see adit.conf(5)."),
+            ("LOG_LEVEL", "verbose, error or silent, if the file does not say how much to log. The default is error."),
+        ],
+    );
+    items(
+        &mut roff,
+        "SIGNALS",
+        &[
+            ("SIGTERM, SIGINT", "End the sidecar, within a second."),
+            (
+                "SIGHUP",
+                "Reads the file again, as a change of it does. If there is a mistake in it, the mistakes are told and \
+                 everything stays as it is. Otherwise what has changed is changed: a peer that has not keeps its \
+                 session, a service that has not keeps its connections.",
+            ),
+        ],
+    );
+    items(
+        &mut roff,
+        "EXIT STATUS",
+        &[
+            ("0", "The sidecar ended as it was asked to; with --check, the file is right."),
+            ("1", "Something failed, or the file is wrong: standard error says what."),
+        ],
+    );
+    roff.control("SH", ["EXAMPLES"]);
+    example(&mut roff, "Is the file right?", &["adit proxy --check --config sidecar.conf"]);
+    example(
+        &mut roff,
+        "A SOCKS5 proxy into a tunnel that the environment alone describes:",
+        &[
+            "export ADIT_INTERFACE_PRIVATEKEY=... ADIT_INTERFACE_ADDRESS=10.0.0.2 ADIT_INTERFACE_DNS=10.0.0.1",
+            "export ADIT_PEER_PUBLICKEY=... ADIT_PEER_ENDPOINT=vpn.example.org:51820",
+            "ADIT_SOCKS5_BINDADDRESS=127.0.0.1:1080 adit proxy --config /dev/null",
+            "curl --proxy socks5h://127.0.0.1:1080 http://intranet.example.org/",
+        ],
+    );
+    paragraphs(
+        &mut roff,
+        "SEE ALSO",
+        &[vec![bold("adit.conf"), roman("(5), "), bold("adit"), roman("(8), "), bold("wg"), roman("(8)")]],
     );
     roff.to_writer(&mut made).unwrap();
     made
@@ -180,6 +289,7 @@ fn manual() -> Vec<u8> {
 #[test]
 fn manual_page_is_current() {
     check("docs/man/adit.8", &manual());
+    check("docs/man/adit-proxy.8", &manual_of_proxy());
 }
 
 #[test]

@@ -25,6 +25,9 @@ _adit() {
             adit,help)
                 cmd="adit__subcmd__help"
                 ;;
+            adit,proxy)
+                cmd="adit__subcmd__proxy"
+                ;;
             adit,pubkey)
                 cmd="adit__subcmd__pubkey"
                 ;;
@@ -37,6 +40,9 @@ _adit() {
             adit__subcmd__help,help)
                 cmd="adit__subcmd__help__subcmd__help"
                 ;;
+            adit__subcmd__help,proxy)
+                cmd="adit__subcmd__help__subcmd__proxy"
+                ;;
             adit__subcmd__help,pubkey)
                 cmd="adit__subcmd__help__subcmd__pubkey"
                 ;;
@@ -47,7 +53,7 @@ _adit() {
 
     case "${cmd}" in
         adit)
-            opts="-f -V -h --foreground --log-level --dumpable --threads --spin-us --cpus --version --help genkey genpsk pubkey help"
+            opts="-f -V -h --foreground --log-level --dumpable --threads --spin-us --cpus --version --help genkey genpsk pubkey proxy help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -105,7 +111,7 @@ _adit() {
             return 0
             ;;
         adit__subcmd__help)
-            opts="genkey genpsk pubkey help"
+            opts="genkey genpsk pubkey proxy help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -160,6 +166,20 @@ _adit() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        adit__subcmd__help__subcmd__proxy)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         adit__subcmd__help__subcmd__pubkey)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -167,6 +187,58 @@ _adit() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        adit__subcmd__proxy)
+            opts="-c -n -s -i -d -h --config --configtest --check --silent --info --daemon --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                -c)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --info)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -i)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

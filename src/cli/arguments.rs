@@ -10,6 +10,8 @@
 //! standard output, exit 0), and a lone word that begins with `-` is an option, not an interface.
 
 use std::ffi::{OsStr, OsString};
+#[cfg(feature = "proxy")]
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::builder::StyledStr;
 use clap::{Arg, ArgAction, Command};
@@ -23,6 +25,9 @@ pub(super) enum Invocation {
     Daemon(DaemonArguments),
     /// Make or turn a key.
     Key(KeyCommand),
+    /// Give proxies and forwards into a tunnel.
+    #[cfg(feature = "proxy")]
+    Proxy(ProxyArguments),
     /// Print this and be done.
     Print(String),
     /// Complain with this and fail.
@@ -65,6 +70,20 @@ pub(super) struct DaemonArguments {
     pub(super) log_level: Option<String>,
     pub(super) dumpable: bool,
     pub(super) workers: Workers,
+}
+
+/// The word of the sidecar's command.
+#[cfg(feature = "proxy")]
+const PROXY: &str = "proxy";
+
+/// What the sidecar is asked. What is not given here, the environment may give.
+#[cfg(feature = "proxy")]
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ProxyArguments {
+    pub(super) config: Option<PathBuf>,
+    pub(super) check: bool,
+    pub(super) silent: bool,
+    pub(super) info: Option<SocketAddr>,
 }
 
 const AFTER_HELP: &str = "\
@@ -152,6 +171,71 @@ fn daemon_command() -> Command {
         )
 }
 
+#[cfg(feature = "proxy")]
+const PROXY_AFTER_HELP: &str = "\
+The file is wg-quick's, with wireproxy's sections for proxies and forwards: see adit.conf(5).
+SIGHUP, or a change of the file, reads it again; sessions and connections that it does not
+change live on. SIGTERM and SIGINT end the sidecar.
+
+Environment:
+  ADIT_CONFIG=FILE             as --config
+  ADIT_METRICS=ADDRESS:PORT    as --info
+  ADIT_<SECTION>_<KEY>=VALUE   instead of what the file says for the key
+  ADIT_PEER_<N>_<KEY>=VALUE    the same for the N-th of a section that repeats
+  LOG_LEVEL=LEVEL              how much to log if the file does not say: verbose, error or silent
+
+Exit status: 0 when the sidecar ended as it was asked to, or the file is right; 1 when something
+failed, or the file is wrong, with a line on standard error for each thing that is.";
+
+/// The sidecar: wireproxy's options, and its habits.
+#[cfg(feature = "proxy")]
+fn proxy_command() -> Command {
+    Command::new(PROXY)
+        .about("Gives proxies and forwards into a tunnel, without an interface or a privilege")
+        .override_usage("adit proxy [--check] --config FILE")
+        .after_help(PROXY_AFTER_HELP)
+        .arg(
+            Arg::new("config")
+                .short('c')
+                .long("config")
+                .value_name("FILE")
+                .value_parser(clap::value_parser!(PathBuf))
+                .value_hint(clap::ValueHint::FilePath)
+                .help("The file that says what to do"),
+        )
+        .arg(
+            Arg::new("check")
+                .short('n')
+                .long("check")
+                .visible_alias("configtest")
+                .action(ArgAction::SetTrue)
+                .help("Only say whether the file is right, and what is wrong with it"),
+        )
+        .arg(
+            Arg::new("silent")
+                .short('s')
+                .long("silent")
+                .action(ArgAction::SetTrue)
+                .help("Log nothing, whatever the file says"),
+        )
+        .arg(
+            Arg::new("info")
+                .short('i')
+                .long("info")
+                .value_name("ADDRESS:PORT")
+                .value_parser(clap::value_parser!(SocketAddr))
+                .help("Serve /livez, /readyz and /metrics here if the file has no [Metrics]"),
+        )
+        .arg(
+            Arg::new("daemon")
+                .short('d')
+                .long("daemon")
+                .action(ArgAction::SetTrue)
+                .hide(true)
+                .help("Not there: the sidecar stays in the foreground"),
+        )
+}
+
 /// A list in one piece: as a bare `Vec` it would be a number of values for clap.
 #[derive(Clone)]
 struct Processors(Vec<usize>);
@@ -162,11 +246,12 @@ fn processors(text: &str) -> Result<Processors, String> {
 
 /// The whole command line as clap describes it: for the help, the manual page, the completions.
 pub fn command() -> Command {
-    KeyCommand::ALL
+    let command = KeyCommand::ALL
         .into_iter()
-        .fold(daemon_command(), |command, key| command.subcommand(Command::new(key.name()).about(key.about())))
-        .subcommand_value_name("COMMAND")
-        .subcommand_negates_reqs(true)
+        .fold(daemon_command(), |command, key| command.subcommand(Command::new(key.name()).about(key.about())));
+    #[cfg(feature = "proxy")]
+    let command = command.subcommand(proxy_command());
+    command.subcommand_value_name("COMMAND").subcommand_negates_reqs(true)
 }
 
 /// How the program is used, in one line as wireguard-go prints it.
@@ -191,6 +276,8 @@ pub(super) fn parse(program: &OsStr, arguments: &[OsString]) -> Invocation {
         ["--", name] if !name.is_empty() => daemon(name, false),
         ["-f" | "--foreground", "--", name] if !name.is_empty() => daemon(name, true),
         ["-f" | "--foreground", name] if is_word(name) => daemon(name, true),
+        #[cfg(feature = "proxy")]
+        [PROXY, ref options @ ..] => proxy(&program, options),
         [first, ..] if is_command(first) => commanded(&program, &words),
         [name] if is_word(name) => daemon(name, false),
         _ => by_clap(&program, &words),
@@ -203,7 +290,37 @@ fn is_word(text: &str) -> bool {
 }
 
 fn is_command(word: &str) -> bool {
+    #[cfg(feature = "proxy")]
+    if word == PROXY {
+        return true;
+    }
     word == "help" || KeyCommand::ALL.iter().any(|command| command.name() == word)
+}
+
+/// The sidecar with its options.
+#[cfg(feature = "proxy")]
+fn proxy(program: &str, options: &[&str]) -> Invocation {
+    let usage = format!("Usage: {program} {PROXY} [--check] --config FILE\nTry '{program} {PROXY} --help' for more.\n");
+    let wrong = |reason: &str| Invocation::Wrong(format!("{program}: {reason}\n{usage}"));
+    let matches = match proxy_command().try_get_matches_from(std::iter::once(&PROXY).chain(options)) {
+        Ok(matches) => matches,
+        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {
+            return Invocation::Print(help_of(PROXY));
+        }
+        Err(error) => {
+            let text = error.render().to_string();
+            return wrong(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
+        }
+    };
+    if matches.get_flag("daemon") {
+        return wrong("the sidecar has no background: leave -d out, and let a service manager or a container keep it");
+    }
+    Invocation::Proxy(ProxyArguments {
+        config: matches.get_one("config").cloned(),
+        check: matches.get_flag("check"),
+        silent: matches.get_flag("silent"),
+        info: matches.get_one("info").copied(),
+    })
 }
 
 /// A first word that is a command.
@@ -320,6 +437,34 @@ mod tests {
         let ours = ["--log-level", "verbose", "--dumpable", "--threads", "2", "--spin-us=30", "--cpus", "3,0-1"];
         let words = [&ours[..], &["-f", "genkey"]].concat();
         assert_eq!(parsed(&words), Invocation::Daemon(expected));
+    }
+
+    #[cfg(feature = "proxy")]
+    #[test]
+    fn the_sidecar_has_the_options_of_wireproxy() {
+        let check = |words: &[&str], expected: ProxyArguments| {
+            assert_eq!(parsed(words), Invocation::Proxy(expected), "{words:?}");
+        };
+        let config = || Some(PathBuf::from("a.conf"));
+        check(&["proxy"], ProxyArguments::default());
+        check(&["proxy", "-c", "a.conf"], ProxyArguments { config: config(), ..Default::default() });
+        for word in ["-n", "--check", "--configtest"] {
+            check(
+                &["proxy", "--config", "a.conf", word],
+                ProxyArguments { config: config(), check: true, ..Default::default() },
+            );
+        }
+        let info = Some("127.0.0.1:9586".parse().unwrap());
+        check(&["proxy", "-s", "-i", "127.0.0.1:9586"], ProxyArguments { silent: true, info, ..Default::default() });
+        assert_eq!(parsed(&["-f", "proxy"]), daemon("proxy", true));
+        assert_eq!(parsed(&["--", "proxy"]), daemon("proxy", false));
+        for words in [&["proxy", "-d"][..], &["proxy", "wg0"], &["proxy", "-c"], &["proxy", "-i", "x"]] {
+            let Invocation::Wrong(text) = parsed(words) else { panic!("{words:?}") };
+            assert!(text.contains("Usage: adit proxy [--check] --config FILE"), "{words:?}: {text}");
+        }
+        for words in [&["proxy", "--help"][..], &["help", "proxy"]] {
+            assert!(matches!(parsed(words), Invocation::Print(text) if text.contains("ADIT_PEER_<N>_<KEY>")));
+        }
     }
 
     #[test]

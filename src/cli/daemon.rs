@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use super::arguments::DaemonArguments;
 use super::background::{self, Answer};
 use super::environment::{self, Environment, EnvironmentError, Numbers};
-use super::logging::{self, LogLevel};
+use super::logging::{self, LogForm, LogLevel};
 use super::notify::Notifier;
 use super::workers::{List, Workers};
 use crate::device::{CloseReason, Device};
@@ -264,7 +264,7 @@ pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
 }
 
 fn start_log(settings: &Settings) {
-    if let Err(error) = logging::start(&settings.interface, settings.level) {
+    if let Err(error) = logging::start(&settings.interface, settings.level, LogForm::Text) {
         eprintln!("adit: nothing will be logged: {error}");
     }
 }

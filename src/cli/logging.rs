@@ -10,10 +10,13 @@
 //! | `error`, anything else, unset | `ERROR` and `WARNING` |
 //! | `silent` | nothing |
 //!
-//! An event's field `peer` (a public key) becomes wireguard-go's `peer(abcd…wxyz) - ` before the
+//! Or an object of JSON on each line: `time` (RFC 3339, UTC, milliseconds), `level` (`error`, `warning`, `debug`), `interface`,
+//! `message`, and an event's fields by their names, all of them strings.
+//!
+//! As text, an event's field `peer` (a public key) becomes wireguard-go's `peer(abcd…wxyz) - ` before the
 //! text; other fields follow the text as `name=value`.
 //!
-//! Invariants: no line is longer than [`LINE_MAX`] and none has a control character in it, whatever
+//! Invariants: no text in a line is longer than [`LINE_MAX`] and none has a control character in it, whatever
 //! was logged; the thread that writes holds no capability.
 
 use std::fmt::{self, Write as _};
@@ -66,11 +69,21 @@ impl LogLevel {
     }
 }
 
+/// What a line looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LogForm {
+    Text,
+    #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "only the sidecar's file asks for it"))]
+    Json,
+}
+
 /// One line on its way.
 struct Line {
     time: SystemTime,
     word: &'static str,
     text: String,
+    /// As JSON, each with a comma before it.
+    fields: String,
 }
 
 /// What the writing thread is asked.
@@ -82,6 +95,7 @@ enum Order {
 
 struct Log {
     filter: LevelFilter,
+    form: LogForm,
     interface: RwLock<String>,
     orders: SyncSender<Order>,
     dropped: AtomicU64,
@@ -90,10 +104,11 @@ struct Log {
 static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Starts logging to standard error, under the name of `interface`. Only the first call counts.
-pub(super) fn start(interface: &str, level: LogLevel) -> io::Result<()> {
+pub(super) fn start(interface: &str, level: LogLevel, form: LogForm) -> io::Result<()> {
     let (orders, receiver) = sync_channel(QUEUE_LINES);
     let log = Log {
         filter: level.filter(),
+        form,
         interface: RwLock::new(interface.to_owned()),
         orders,
         dropped: AtomicU64::new(0),
@@ -147,9 +162,19 @@ impl Log {
             Level::WARN => "WARNING",
             _ => "DEBUG",
         };
-        let mut text = Text::default();
-        event.record(&mut text);
-        let line = Line { time: SystemTime::now(), word, text: text.finish() };
+        let time = SystemTime::now();
+        let line = match self.form {
+            LogForm::Text => {
+                let mut text = Text::default();
+                event.record(&mut text);
+                Line { time, word, text: text.finish(), fields: String::new() }
+            }
+            LogForm::Json => {
+                let mut json = Json::default();
+                event.record(&mut json);
+                Line { time, word, text: bounded(&json.message), fields: json.fields }
+            }
+        };
         if self.orders.try_send(Order::Write(line)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -169,7 +194,7 @@ impl Log {
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
                 let text = format!("{dropped} log lines were lost: standard error was not read fast enough");
-                let line = Line { time: SystemTime::now(), word: "ERROR", text };
+                let line = Line { time: SystemTime::now(), word: "ERROR", text, fields: String::new() };
                 let _ = output.write_all(self.format(&line).as_bytes());
             }
         }
@@ -177,10 +202,19 @@ impl Log {
 
     fn format(&self, line: &Line) -> String {
         let interface = self.interface.read().unwrap_or_else(PoisonError::into_inner);
-        let Line { time, word, text } = line;
-        match LocalTime::new(*time) {
-            Some(time) => format!("{word}: ({interface}) {time} {text}\n"),
-            None => format!("{word}: ({interface}) {text}\n"),
+        let Line { time, word, text, fields } = line;
+        match (self.form, LocalTime::new(*time)) {
+            (LogForm::Text, Some(time)) => format!("{word}: ({interface}) {time} {text}\n"),
+            (LogForm::Text, None) => format!("{word}: ({interface}) {text}\n"),
+            (LogForm::Json, _) => {
+                format!(
+                    r#"{{"time":"{}","level":"{}","interface":{},"message":{}{fields}}}"#,
+                    Rfc3339(*time),
+                    word.to_ascii_lowercase(),
+                    quoted(&interface),
+                    quoted(text),
+                ) + "\n"
+            }
         }
     }
 }
@@ -251,6 +285,69 @@ impl Visit for Text {
     }
 }
 
+/// An event's fields as they are put together to an object.
+#[derive(Default)]
+struct Json {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Json {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a String cannot fail.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            // Whole fields, or none.
+            _ if self.fields.len() > LINE_MAX => Ok(()),
+            name => write!(self.fields, ",{}:{}", quoted(name), quoted(&bounded(&format!("{value:?}")))),
+        };
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+}
+
+/// A string of JSON. Control characters are not to be in it.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for character in text.chars() {
+        if matches!(character, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(if character.is_control() { ' ' } else { character });
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// A moment in UTC; prints as `2026-11-21T10:59:09.123Z`.
+struct Rfc3339(SystemTime);
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since_1970 = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (days, second) = (since_1970.as_secs() / 86_400, since_1970.as_secs() % 86_400);
+        // Years that begin in March end with the day that only some have; 400 of them have 146,097 days.
+        let from_march = days + 719_468;
+        let (era, day) = (from_march / 146_097, from_march % 146_097);
+        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let day = day - (153 * month + 2) / 5 + 1;
+        let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+        let year = era * 400 + year + next;
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        let ms = since_1970.subsec_millis();
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+    }
+}
+
 /// A public key as wireguard-go shows it: its first four characters and the last four before the
 /// padding. Anything else stays as it is.
 fn abbreviated(key: &str) -> String {
@@ -281,6 +378,7 @@ mod tests {
         let (orders, receiver) = sync_channel(QUEUE_LINES);
         let log = Log {
             filter: LevelFilter::DEBUG,
+            form: LogForm::Text,
             interface: RwLock::new("wg0".to_owned()),
             orders,
             dropped: AtomicU64::new(0),
@@ -319,6 +417,43 @@ mod tests {
             lines.push(format!("{before}) {}", rest.get("2026/11/21 10:59:09 ".len()..).unwrap()));
         }
         lines
+    }
+
+    #[test]
+    fn lines_of_json() {
+        let (mut log, receiver) = log();
+        log.form = LogForm::Json;
+        let log = Arc::new(log);
+        tracing::subscriber::with_default(Local(log.clone()), || {
+            tracing::warn!(port = 51820, peer = "a\"b", "Taken \\ by\nanother");
+            tracing::info!("{}", "x".repeat(2 * LINE_MAX));
+        });
+        let next = || match receiver.try_recv() {
+            Ok(Order::Write(line)) => log.format(&Line { time: SystemTime::UNIX_EPOCH, ..line }),
+            _ => panic!("no line"),
+        };
+        assert_eq!(
+            next(),
+            "{\"time\":\"1970-01-01T00:00:00.000Z\",\"level\":\"warning\",\"interface\":\"wg0\",\
+             \"message\":\"Taken \\\\ by another\",\"port\":\"51820\",\"peer\":\"a\\\"b\"}\n"
+        );
+        let long = next();
+        let (_, message) = long.split_once("\"message\":").unwrap();
+        assert_eq!(message, format!("\"{}\"}}\n", "x".repeat(LINE_MAX)));
+    }
+
+    #[test]
+    fn moments_in_utc() {
+        let check = |seconds: u64, expected: &str| {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            assert_eq!(Rfc3339(time).to_string(), format!("{expected}.000Z"));
+        };
+        check(951_782_400, "2000-02-29T00:00:00");
+        check(951_868_799, "2000-02-29T23:59:59");
+        check(951_868_800, "2000-03-01T00:00:00");
+        check(1_795_258_749, "2026-11-21T10:59:09");
+        check(4_107_542_400, "2100-03-01T00:00:00");
+        check(1_735_689_599, "2024-12-31T23:59:59");
     }
 
     #[test]

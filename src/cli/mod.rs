@@ -10,6 +10,7 @@
 //! | `logging` | lines on standard error |
 //! | `workers` | the settings of the device's workers |
 //! | `keys` | `genkey`, `genpsk`, `pubkey` |
+//! | `proxy` | the sidecar: `proxy` |
 
 mod arguments;
 mod background;
@@ -18,6 +19,8 @@ mod environment;
 mod keys;
 mod logging;
 mod notify;
+#[cfg(feature = "proxy")]
+mod proxy;
 mod workers;
 
 use std::ffi::{OsStr, OsString};
@@ -43,6 +46,8 @@ pub fn main() -> ExitCode {
                 Err(error) => complain(&format!("{}: {error}\n", program.to_string_lossy())),
             }
         }
+        #[cfg(feature = "proxy")]
+        Invocation::Proxy(arguments) => proxy::main(arguments),
         Invocation::Print(text) => match std::io::stdout().write_all(text.as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&format!("{}: {error}\n", program.to_string_lossy())),

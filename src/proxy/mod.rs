@@ -1,1 +1,9 @@
 //! The sidecar: proxies and forwards from one file.
+//!
+//! - [`config`]: what the file says.
+//! - [`reload`]: what has changed between two of them.
+//! - [`endpoints`]: endpoints that are names, and when to resolve them.
+
+pub mod config;
+pub mod endpoints;
+pub mod reload;
