@@ -458,11 +458,7 @@ impl Control {
         self.with_tunnel(peer, now, |control, tunnel, now| {
             let (proof, keypair) = tunnel.consume_response(identity, &message, now)?;
             control.shared.indices.promote(message.receiver(), keypair);
-            control.shared.heard_from(
-                peer,
-                Endpoint { address: datagram.from, source: datagram.source },
-                &proof,
-            );
+            control.shared.heard_from(peer, Endpoint { address: datagram.from, source: datagram.source }, &proof);
             peer.rx_bytes.fetch_add(datagram.bytes().len() as u64, Ordering::Relaxed);
             debug!("{peer} - Received handshake response");
             Ok(())
