@@ -1,7 +1,7 @@
 # The verbs of this repository. CI calls the same ones (.ci/run).
 
 .DEFAULT_GOAL := help
-.PHONY: help check test demo bench fuzz install clean
+.PHONY: help check test api demo bench fuzz install clean
 
 PREFIX ?= /usr/local
 # What `make bench` passes on, for instance: make bench BENCH_ARGS=--quick
@@ -16,6 +16,10 @@ check: ## Formatting, lints, the no_std build, docs, licences
 test: ## Every test; as root also those in network namespaces (installs the tools they need)
 	scripts/install-tools.sh
 	scripts/test.sh
+
+api: ## Writes the listing of the public API (docs/api) anew, after a change of it that is meant
+	ADIT_WRITE_API=1 cargo test --quiet --test api
+	@git status --short docs/api
 
 demo: ## A tunnel between two namespaces: ping, iperf3 both ways, wg show (root)
 	@if [ "$$(id -u)" = 0 ]; then scripts/install-tools.sh --demo; fi

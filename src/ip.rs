@@ -8,7 +8,7 @@
 //! - no input panics; lengths are computed in `usize`, so that none wraps;
 //! - a length that a header claims is never more than what is there.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Bytes in an IPv4 header without options (RFC 791 §3.1).
 pub const IPV4_HEADER_LEN: usize = 20;

@@ -401,6 +401,44 @@ fn the_protocol_names_no_operating_system() {
     conclude(problems);
 }
 
+/// Who links the library owns the process: signals, environment, output and log are its own.
+#[test]
+fn the_library_leaves_the_process_alone() {
+    let words_of = |path: &str| -> &[&str] {
+        match path {
+            // Handed to the programs, which decide.
+            "src/sys/signal.rs" | "src/sys/process.rs" => &["println", "eprintln", "tokio"],
+            _ => &[
+                "env",
+                "set_hook",
+                "process::exit",
+                "println",
+                "eprintln",
+                "sigaction",
+                "signal_hook",
+                "sigprocmask",
+                "fork",
+                "set_global_default",
+                "setrlimit",
+                "tokio",
+            ],
+        }
+    };
+    let mut problems = Vec::new();
+    for source in sources(&["src"]) {
+        let layer = module_of(&source.path).first().cloned().unwrap_or_default();
+        if source.is_test || matches!(layer.as_str(), "" | "cli" | "proxy") {
+            continue;
+        }
+        for word in words_of(&source.path) {
+            let is_async = *word == "tokio" && source.path.starts_with("src/netstack/");
+            let outside = words(&source.code, word).filter(|&at| !source.in_test(at) && !is_async);
+            problems.extend(outside.map(|at| format!("{}: `{word}` in the library", source.at(at))));
+        }
+    }
+    conclude(problems);
+}
+
 // --- Unsafe ----------------------------------------------------------------------------------
 
 #[test]

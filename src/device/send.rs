@@ -36,8 +36,7 @@ use super::{Routes, Shared, lock, try_lock};
 use crate::icmp;
 use crate::ip::Header;
 use crate::packet::{Buffers, PacketRef, Readiness, Wake};
-use crate::proto::constants::PADDING_MULTIPLE;
-use crate::proto::messages::{DATA_HEADER_LEN, DATA_OVERHEAD, TAG_LEN, write_data_header};
+use crate::proto::messages::{DATA_HEADER_LEN, DATA_OVERHEAD, TAG_LEN, padded_len, write_data_header};
 use crate::proto::rejected::Rejected;
 use crate::proto::time::Instant;
 use crate::tun::offload::SuperPacket;
@@ -411,39 +410,7 @@ fn stamp(shared: &Shared, train: &Train<Sealed>, sent: Sent, now: Instant, rng: 
     shared.schedule(peer, earliest);
 }
 
-/// A payload's length with its padding: to a multiple of 16, but never beyond the MTU.
-/// [WP 5.4.6] [KERNEL-PADDING]
-fn padded_len(len: usize, mtu: usize) -> usize {
-    if mtu == 0 {
-        return len.next_multiple_of(PADDING_MULTIPLE);
-    }
-    let last_unit = if len > mtu { len % mtu } else { len };
-    len - last_unit + last_unit.next_multiple_of(PADDING_MULTIPLE).min(mtu)
-}
-
 /// The packet at the start of a padded payload.
 fn unpadded(payload: &[u8]) -> &[u8] {
     Header::parse(payload).map_or(payload, |header| &payload[..header.total_len])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// [WP 5.4.6] [KERNEL-PADDING]
-    #[test]
-    fn padding_never_exceeds_the_mtu() {
-        let check = |len, mtu, expected| assert_eq!(padded_len(len, mtu), expected, "{len} at MTU {mtu}");
-        check(0, 1420, 0);
-        check(1, 1420, 16);
-        check(16, 1420, 16);
-        check(84, 1420, 96);
-        check(1409, 1420, 1420);
-        check(1416, 1420, 1420);
-        check(1420, 1420, 1420);
-        check(1421, 1420, 1436);
-        check(2840, 1420, 2840);
-        check(100, 0, 112);
-        check(5, 3, 6);
-    }
 }

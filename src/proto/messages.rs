@@ -16,6 +16,7 @@
 //! - a handshake message has exactly its length; transport data has at least a header and a tag;
 //! - the three bytes after the type are zero, and are written as zero.
 
+use crate::proto::constants::PADDING_MULTIPLE;
 use crate::proto::rejected::Rejected;
 
 /// The type of a handshake initiation.
@@ -238,6 +239,17 @@ pub fn write_data_header(packet: &mut [u8], receiver: u32, counter: u64) {
     packet[8..DATA_HEADER_LEN].copy_from_slice(&counter.to_le_bytes());
 }
 
+/// A payload's length with its padding: to a multiple of 16, but never beyond the MTU, which is 0 for none.
+/// [WP 5.4.6] [KERNEL-PADDING]
+pub const fn padded_len(len: usize, mtu: usize) -> usize {
+    if mtu == 0 {
+        return len.next_multiple_of(PADDING_MULTIPLE);
+    }
+    let last_unit = if len > mtu { len % mtu } else { len };
+    let padded_unit = last_unit.next_multiple_of(PADDING_MULTIPLE);
+    len - last_unit + if padded_unit < mtu { padded_unit } else { mtu }
+}
+
 /// Writes an initiation; both macs stay zero until a cookie jar adds them. [WP 5.4.2]
 pub fn write_initiation(
     sender: u32,
@@ -356,5 +368,22 @@ mod tests {
         assert_eq!(data_counter(&packet), header.counter);
         assert_eq!(data_receiver(&packet[..31]), None);
         assert_eq!(parse(&packet[..31]), Err(Rejected::MalformedMessage));
+    }
+
+    /// [WP 5.4.6] [KERNEL-PADDING]
+    #[test]
+    fn padding_never_exceeds_the_mtu() {
+        let check = |len, mtu, expected| assert_eq!(padded_len(len, mtu), expected, "{len} at MTU {mtu}");
+        check(0, 1420, 0);
+        check(1, 1420, 16);
+        check(16, 1420, 16);
+        check(84, 1420, 96);
+        check(1409, 1420, 1420);
+        check(1416, 1420, 1420);
+        check(1420, 1420, 1420);
+        check(1421, 1420, 1436);
+        check(2840, 1420, 2840);
+        check(100, 0, 112);
+        check(5, 3, 6);
     }
 }

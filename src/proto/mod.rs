@@ -8,6 +8,7 @@ pub mod handshake;
 pub mod keypair;
 pub mod messages;
 pub mod noise;
+pub mod peer;
 pub mod ratelimiter;
 pub mod rejected;
 pub mod replay;

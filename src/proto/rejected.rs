@@ -1,6 +1,8 @@
 //! Why a message or packet was dropped: one variant for each rule, which is also the counter's name
 //! and the log line.
 
+use core::fmt;
+
 /// The rule that a dropped message or packet broke, grouped by whose fault it is. Carries no text
 /// and nothing of the packet, so that it may be counted and logged freely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,3 +83,12 @@ impl Rejected {
         self as usize
     }
 }
+
+/// The variant's name: what counters and log lines say.
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl core::error::Error for Rejected {}

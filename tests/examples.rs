@@ -1,0 +1,105 @@
+//! Each program of `examples/` runs to its end and says something. A new one is found by itself: it either runs without
+//! arguments and privileges, or it has a row in [`SPECIAL`].
+
+mod testbed;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+use std::{env, fs};
+
+use testbed::{Namespace, Scratch, run_to_end, try_run_to_end};
+
+/// Far more than any of them takes, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Examples that have a test of their own here, and why.
+const SPECIAL: [(&str, &str); 2] =
+    [("device", "makes a TUN: runs in a namespace"), ("handshake_load", "a tool of the benchmarks: needs arguments")];
+
+/// All of them, by name.
+fn examples() -> Vec<String> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).expect("there are examples") {
+        let path = entry.expect("a folder can be listed").path();
+        let is_program = path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").exists();
+        assert!(is_program, "{}: no example", path.display());
+        names.push(path.file_stem().expect("a file has a name").to_string_lossy().into_owned());
+    }
+    names.sort();
+    names
+}
+
+/// The program, which the test run has built; a run of this test alone builds it here.
+fn program(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("this test is a program");
+    let folder = test.parent().and_then(|deps| deps.parent()).expect("tests lie in deps").join("examples");
+    let program = folder.join(name);
+    let modified = |path: &PathBuf| path.metadata().and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    // One that is older than its source was left by an earlier build.
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}.rs"));
+    if modified(&program) < modified(&source) {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if folder.ends_with("release/examples") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo runs").success(), "{name} is built");
+    }
+    program
+}
+
+#[test]
+fn every_example_runs() {
+    let names = examples();
+    for wanted in ["device", "own_transport", "proto_loop"] {
+        assert!(names.iter().any(|name| name == wanted), "{wanted} is one of {names:?}");
+    }
+    for (name, _) in SPECIAL {
+        assert!(names.iter().any(|known| known == name), "{name} is gone");
+    }
+    for name in names.iter().filter(|name| SPECIAL.iter().all(|(special, _)| special != name)) {
+        let said = run_to_end(&mut Command::new(program(name)), LIMIT);
+        println!("--- {name}\n{said}");
+        assert!(!said.trim().is_empty(), "{name} says what happened");
+    }
+}
+
+#[test]
+fn the_device_example_moves_packets() {
+    privileged!();
+    let namespace = Namespace::new("example");
+    let said = run_to_end(&mut namespace.command(program("device")), LIMIT);
+    println!("{said}");
+    assert!(said.contains("ping 3: there and back"), "{said}");
+    assert!(said.contains("the device ended: Requested"), "{said}");
+    let left = namespace.ip("-brief link show type tun");
+    assert!(left.trim().is_empty(), "its interface is gone: {left}");
+}
+
+/// Without the privilege it changes nothing, and says why.
+#[test]
+fn the_device_example_says_what_it_lacks() {
+    let program = program("device");
+    let mut command = if testbed::missing(&["ip", "setpriv"]).is_none() {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-net_admin", "--inh-caps=-all"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    let said = run_to_end(&mut command, LIMIT);
+    assert!(said.starts_with("nothing was done: "), "{said}");
+}
+
+#[test]
+fn the_handshake_load_example_makes_initiations() {
+    let scratch = Scratch::new();
+    let file = scratch.file("initiations");
+    let create = |arguments: &[&str]| try_run_to_end(Command::new(program("handshake_load")).args(arguments), LIMIT);
+    let output = create(&["create", file.to_str().expect("a path in ASCII"), "2", "3"]).expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1 + 2, "a private key and two public ones");
+    assert!(!create(&[]).expect("it runs").status.success(), "it says how it is used");
+}
