@@ -15,6 +15,7 @@ use mio::{Poll, Waker};
 use super::config::{ApplyError, Configure, Snapshot, Update};
 use super::control::Control;
 use super::events::{Announcer, Events};
+use super::figures::Figures;
 use super::lookup::IndexTable;
 use super::stats::Drops;
 use super::workers::{Crew, WAKER, Worker};
@@ -227,6 +228,17 @@ impl Device {
     /// How many messages and packets this rule has dropped since the start.
     pub fn drops(&self, reason: Rejected) -> u64 {
         self.shared.drops.get(reason)
+    }
+
+    /// What the device has dropped, holds and waits for, in numbers. Takes time in proportion to the peers, and
+    /// nothing from the threads that carry packets.
+    pub fn figures(&self) -> Figures {
+        Figures::of(&self.shared)
+    }
+
+    /// Whether the device's threads run: false from the moment on at which [`Device::wait`] has an answer. Never waits.
+    pub fn is_running(&self) -> bool {
+        !self.shared.closing.load(Ordering::Acquire)
     }
 
     /// Waits until the device has ended, and says why.
