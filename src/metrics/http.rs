@@ -149,7 +149,8 @@ pub fn serve(listener: TcpListener, site: Arc<dyn Site>) -> io::Result<Server> {
         .thread_name("metrics-scrape")
         .build()?;
     let (stop, stopped) = oneshot::channel();
-    let thread = thread::Builder::new().name("metrics".to_owned()).spawn(move || run(runtime, listener, site, stopped))?;
+    let thread =
+        thread::Builder::new().name("metrics".to_owned()).spawn(move || run(runtime, listener, site, stopped))?;
     Ok(Server { address, stop: Some(stop), thread: Some(thread) })
 }
 
