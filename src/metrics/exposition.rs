@@ -11,6 +11,7 @@
 //! - it is written piece by piece: the text as a whole is never in memory unless the caller keeps it.
 
 use std::fmt::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -69,7 +70,7 @@ struct Peer {
 /// What is to be written, at one moment.
 #[derive(Debug)]
 pub struct Exposition {
-    interface: String,
+    interface: Arc<str>,
     peers: Vec<Peer>,
     figures: Figures,
     families: Vec<Family>,
@@ -78,9 +79,10 @@ pub struct Exposition {
 impl Exposition {
     /// The metrics of the device with that interface.
     pub fn new(interface: &str, snapshot: &Snapshot, figures: Figures) -> Self {
+        let interface: Arc<str> = interface.into();
         let peers = snapshot.peers.iter().map(|peer| Peer {
             labels: PeerLabels {
-                interface: interface.to_owned(),
+                interface: interface.clone(),
                 public_key: peer.public_key,
                 allowed_ips: prefixes(&peer.allowed_ips),
             },
@@ -88,7 +90,8 @@ impl Exposition {
             received: peer.rx_bytes,
             latest_handshake: peer.last_handshake.unwrap_or_default(),
         });
-        Self { interface: interface.to_owned(), peers: peers.collect(), figures, families: Vec::new() }
+        let peers = peers.collect();
+        Self { interface, peers, figures, families: Vec::new() }
     }
 
     /// Adds figures of somebody else.
@@ -144,7 +147,7 @@ impl Exposition {
         build?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
 
         let figures = &self.figures;
-        let interface = self.interface.as_str();
+        let interface = &*self.interface;
         let drops = "Messages and packets dropped, by the rule that they broke and whose fault it was";
         let labelled = Rejected::ALL.map(|reason| {
             ([("interface", interface), ("fault", reason.fault()), ("reason", reason.name())], figures.drops(reason))
@@ -202,7 +205,7 @@ impl Exposition {
             .iter()
             .map(|(labels, value)| {
                 let own = labels.iter().map(|(name, value)| (*name, value.as_str()));
-                (std::iter::once(("interface", self.interface.as_str())).chain(own).collect::<Vec<_>>(), *value)
+                (std::iter::once(("interface", &*self.interface)).chain(own).collect::<Vec<_>>(), *value)
             })
             .collect();
         let samples = samples.iter().map(|(labels, value)| (labels, *value));
@@ -258,7 +261,7 @@ impl<'a> Described<'a> {
 /// The labels of a peer's metrics, those of the exporter by default.
 #[derive(Debug)]
 struct PeerLabels {
-    interface: String,
+    interface: Arc<str>,
     public_key: PublicKey,
     allowed_ips: String,
 }

@@ -357,3 +357,6 @@ impl Body for Text {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
