@@ -17,9 +17,11 @@ use super::control::Control;
 use super::events::{Announcer, Events};
 use super::figures::Figures;
 use super::lookup::IndexTable;
+use super::peer::Wish;
 use super::stats::Drops;
 use super::workers::{Crew, WAKER, Worker};
 use super::{Inbox, Routes, Shared, Signal, Sockets, lock, spin};
+use crate::key::PublicKey;
 use crate::proto::constants::HANDSHAKE_QUEUE_MAX;
 use crate::proto::rejected::Rejected;
 use crate::sys::thread as sys_thread;
@@ -228,6 +230,15 @@ impl Device {
     /// How many messages and packets this rule has dropped since the start.
     pub fn drops(&self, reason: Rejected) -> u64 {
         self.shared.drops.get(reason)
+    }
+
+    /// Starts a handshake with a peer, although nothing waits to be sent: to learn whether it is there. Nothing happens
+    /// where one was started less than 5 s ago (REKEY_TIMEOUT), and where the peer or its endpoint is not known. Without an
+    /// answer it is repeated, as any handshake is, for 90 s.
+    pub fn start_handshake(&self, peer: &PublicKey) {
+        if let Some(peer) = self.shared.peer_by_key(peer) {
+            self.shared.wish(&peer, Wish::HANDSHAKE);
+        }
     }
 
     /// What the device has dropped, holds and waits for, in numbers. Takes time in proportion to the peers, and

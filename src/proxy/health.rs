@@ -54,6 +54,8 @@ pub const SILENCE: Duration = LOOK_EVERY.saturating_mul(2);
 pub const ANSWER_WATCHED: Duration = Duration::from_secs(8);
 /// How often a watched peer is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(4);
+/// However late it is, others have their turn between two looks.
+const LOOK_PAUSE_MIN: Duration = Duration::from_millis(100);
 /// What the disappearance of a watched peer may take to be noticed.
 const NOTICED_WITHIN: Duration = Duration::from_secs(20);
 /// What is granted to an answered ping beyond its interval.
@@ -329,8 +331,6 @@ fn pings(peer: &Watched) -> Option<&Pings> {
     peer.required.pings.as_ref()
 }
 
-/// Starts a handshake with a peer, unless one is under way.
-pub type StartHandshake = Box<dyn Fn(&PublicKey) + Send + Sync>;
 /// Figures of the sidecar beside its device's.
 pub type Families = Box<dyn Fn() -> Vec<Family> + Send + Sync>;
 
@@ -338,14 +338,13 @@ pub type Families = Box<dyn Fn() -> Vec<Family> + Send + Sync>;
 pub struct Health {
     device: Weak<Device>,
     readiness: Mutex<Readiness>,
-    start_handshake: StartHandshake,
     families: Families,
 }
 
 impl Health {
     /// The health of that device, with nothing required yet.
-    pub fn new(device: &Arc<Device>, start_handshake: StartHandshake, families: Families) -> Self {
-        Self { device: Arc::downgrade(device), readiness: Mutex::default(), start_handshake, families }
+    pub fn new(device: &Arc<Device>, families: Families) -> Self {
+        Self { device: Arc::downgrade(device), readiness: Mutex::default(), families }
     }
 
     /// From now on these peers are required.
@@ -372,7 +371,7 @@ impl Health {
         let ask = readiness.look(&snapshot.peers, unix_now, now);
         let next = readiness.next_look(now);
         drop(readiness);
-        ask.iter().for_each(|peer| (self.start_handshake)(peer));
+        ask.iter().for_each(|peer| device.start_handshake(peer));
         Ok(next)
     }
 
@@ -381,7 +380,7 @@ impl Health {
         while let Ok(next) = self.look() {
             // Peers may become required at any time; without any there is nothing to be late for.
             let next = next.unwrap_or_else(|| Instant::now() + ANSWER);
-            tokio::time::sleep_until(next.max(Instant::now() + Duration::from_millis(100)).into()).await;
+            tokio::time::sleep_until(next.max(Instant::now() + LOOK_PAUSE_MIN).into()).await;
         }
     }
 

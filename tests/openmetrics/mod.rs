@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The labels of a sample.
-pub type Labels = BTreeMap<String, String>;
+pub(crate) type Labels = BTreeMap<String, String>;
 
 /// What was read: a sample's name → its labels and values.
 #[derive(Debug, Default)]
-pub struct Metrics {
-    pub samples: BTreeMap<String, Vec<(Labels, f64)>>,
-    pub families: BTreeSet<String>,
+pub(crate) struct Metrics {
+    pub(crate) samples: BTreeMap<String, Vec<(Labels, f64)>>,
+    pub(crate) families: BTreeSet<String>,
 }
 
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ struct Family {
 impl Metrics {
     /// Reads a whole exposition.
     #[track_caller]
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let body = text.strip_suffix("# EOF\n").expect("it ends with # EOF and a line feed");
         assert!(body.is_empty() || body.ends_with('\n'), "EOF stands on a line of its own");
         let mut metrics = Self::default();
@@ -78,7 +78,7 @@ impl Metrics {
 
     /// The value of the one sample with (at least) these labels.
     #[track_caller]
-    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let found: Vec<f64> = self
             .samples
             .get(name)

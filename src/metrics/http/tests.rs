@@ -1,3 +1,5 @@
+//! The server over real sockets of the loopback: paths, methods, garbage, those who hold connections, and the end.
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::sync::Mutex;

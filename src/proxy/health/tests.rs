@@ -1,3 +1,5 @@
+//! The rule of readiness in all its cases, with the time passed in: no test waits.
+
 use super::*;
 
 const WALL: Duration = Duration::from_secs(1_700_000_000);
