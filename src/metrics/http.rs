@@ -15,7 +15,7 @@
 //! - [`CONNECTIONS_MAX`] at once; one more ends the oldest, so that those who hold connections never keep a probe out;
 //! - a connection serves one request and lives no longer than [`CONNECTION_LIMIT`]; its head comes within [`HEAD_LIMIT`]
 //!   and is not longer than [`HEAD_BYTES_MAX`];
-//! - [`SCRAPES_MAX`] scrapes at once, others wait for their turn; what a slow reader has not taken yet is two chunks of
+//! - [`SCRAPES_MAX`] scrapes at once, others wait for their turn; what a slow reader has not taken yet is a few chunks of
 //!   [`CHUNK_BYTES`] and the figures that the text is made from.
 
 use std::collections::VecDeque;

@@ -9,7 +9,7 @@
 //!
 //! | configured | the peer is reachable while | lost at the latest after |
 //! |---|---|---|
-//! | `CheckAlive` with an address behind it | each such address has answered a ping within [`Pings::patience`] | 18 s with an interval up to 8 s |
+//! | `CheckAlive` with an address behind it | each such address has answered a ping within [`Pings::patience`] | 18 s, with an interval up to 16 s |
 //! | a persistent keepalive | its last handshake is younger than [`FRESH`], and something authentic came from it within [`SILENCE`], or comes, or a new handshake completes, within [`ANSWER_WATCHED`] after asking for one | 20 s |
 //! | neither | its last handshake is younger than [`FRESH`], or a new one completes within [`ANSWER`] after asking for it | [`FRESH`] + [`ANSWER`] |
 //!

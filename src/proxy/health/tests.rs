@@ -55,7 +55,8 @@ impl Bench {
     }
 
     fn look(&mut self) {
-        let asked = self.readiness.look(&[self.peer.clone()], WALL + self.wall_ahead + self.now, self.instant());
+        let unix_now = WALL + self.wall_ahead + self.now;
+        let asked = self.readiness.look(std::slice::from_ref(&self.peer), unix_now, self.instant());
         self.asked.extend(asked.iter().map(|_| self.now.as_secs()));
     }
 
