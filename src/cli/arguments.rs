@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use clap::builder::StyledStr;
 use clap::{Arg, ArgAction, Command};
 
-use super::logging::LogFormat;
+use super::logging::LogForm;
 use super::metrics;
 use super::workers::{self, Workers};
 
@@ -71,7 +71,7 @@ pub(super) struct DaemonArguments {
     pub(super) interface: String,
     pub(super) foreground: bool,
     pub(super) log_level: Option<String>,
-    pub(super) log_format: Option<LogFormat>,
+    pub(super) log_format: Option<LogForm>,
     pub(super) metrics: Option<SocketAddr>,
     pub(super) dumpable: bool,
     pub(super) workers: Workers,
@@ -146,7 +146,7 @@ fn daemon_command() -> Command {
             Arg::new("log-format")
                 .long("log-format")
                 .value_name("FORMAT")
-                .value_parser(LogFormat::NAMES)
+                .value_parser(LogForm::NAMES)
                 .help("How to write the log: as text, the default, or as JSON, an object for each line"),
         )
         .arg(
@@ -388,7 +388,7 @@ fn by_clap(program: &str, words: &[&str]) -> Invocation {
                 interface: interface.clone(),
                 foreground: matches.get_flag("foreground"),
                 log_level: matches.get_one("log-level").cloned(),
-                log_format: matches.get_one::<String>("log-format").and_then(|name| LogFormat::parse(name).ok()),
+                log_format: matches.get_one::<String>("log-format").and_then(|name| LogForm::parse(name).ok()),
                 metrics: matches.get_one("metrics").copied(),
                 dumpable: matches.get_flag("dumpable"),
                 workers: Workers {
@@ -450,7 +450,7 @@ mod tests {
             interface: "genkey".into(),
             foreground: true,
             log_level: Some("verbose".into()),
-            log_format: Some(LogFormat::Json),
+            log_format: Some(LogForm::Json),
             metrics: Some(SocketAddr::from(([127, 0, 0, 1], 9586))),
             dumpable: true,
             workers: Workers {

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use super::arguments::DaemonArguments;
 use super::background::{self, Answer};
 use super::environment::{self, Environment, EnvironmentError, Numbers};
-use super::logging::{self, LogFormat, LogLevel};
+use super::logging::{self, LogForm, LogLevel};
 use super::metrics;
 use super::notify::Notifier;
 use super::workers::{List, Workers};
@@ -174,7 +174,7 @@ struct Settings {
     interface: String,
     foreground: bool,
     level: LogLevel,
-    format: LogFormat,
+    format: LogForm,
     /// Somebody asked for log lines, so a background process keeps standard error.
     wants_log: bool,
     dumpable: bool,
@@ -215,11 +215,11 @@ fn choose_metrics(argument: Option<SocketAddr>, environment: &Environment) -> Re
 }
 
 /// How the log is written, likewise; what cannot be understood is told as text.
-fn choose_format(argument: Option<LogFormat>, environment: &Environment) -> (LogFormat, Result<(), Failure>) {
+fn choose_format(argument: Option<LogForm>, environment: &Environment) -> (LogForm, Result<(), Failure>) {
     match (argument, &environment.log_format) {
         (Some(format), _) => (format, Ok(())),
         (None, Ok(format)) => (format.unwrap_or_default(), Ok(())),
-        (None, Err(error)) => (LogFormat::Text, Err(Failure::Environment(error.clone()))),
+        (None, Err(error)) => (LogForm::Text, Err(Failure::Environment(error.clone()))),
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use super::logging::LogFormat;
+use super::logging::LogForm;
 use super::{metrics, workers};
 
 /// `1`: stay in the foreground.
@@ -46,7 +46,7 @@ pub(super) struct Environment {
     pub(super) dumpable: bool,
     pub(super) notify_socket: Option<OsString>,
     /// These five, if they can be understood. What the command line says counts instead.
-    pub(super) log_format: Result<Option<LogFormat>, EnvironmentError>,
+    pub(super) log_format: Result<Option<LogForm>, EnvironmentError>,
     pub(super) metrics: Result<Option<SocketAddr>, EnvironmentError>,
     pub(super) threads: Result<Option<usize>, EnvironmentError>,
     pub(super) spin: Result<Option<Duration>, EnvironmentError>,
@@ -111,7 +111,7 @@ impl Environment {
             log_level: set(LOG_LEVEL).map(|value| value.to_string_lossy().into_owned()),
             dumpable: is_one(DUMPABLE),
             notify_socket: set(NOTIFY_SOCKET),
-            log_format: setting(set, LOG_FORMAT, LogFormat::parse),
+            log_format: setting(set, LOG_FORMAT, LogForm::parse),
             metrics: setting(set, METRICS, metrics::address),
             threads: setting(set, THREADS, workers::threads),
             spin: setting(set, SPIN_US, workers::spin),
@@ -210,7 +210,7 @@ mod tests {
             log_level: Some("verbose".into()),
             dumpable: true,
             notify_socket: Some("@x".into()),
-            log_format: Ok(Some(LogFormat::Json)),
+            log_format: Ok(Some(LogForm::Json)),
             metrics: Ok(Some(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 9586)))),
             threads: Ok(Some(3)),
             spin: Ok(Some(Duration::ZERO)),

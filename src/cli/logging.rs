@@ -71,7 +71,7 @@ impl LogLevel {
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum LogFormat {
+pub(super) enum LogForm {
     /// As wireguard-go does.
     #[default]
     Text,
@@ -79,8 +79,8 @@ pub(super) enum LogFormat {
     Json,
 }
 
-impl LogFormat {
-    /// The names that [`LogFormat::parse`] knows.
+impl LogForm {
+    /// The names that [`LogForm::parse`] knows.
     pub(super) const NAMES: [&str; 2] = ["text", "json"];
 
     /// Reads the name of a format. Fails with what to give instead.
@@ -138,7 +138,7 @@ enum Order {
 
 struct Log {
     filter: LevelFilter,
-    format: LogFormat,
+    format: LogForm,
     interface: RwLock<String>,
     orders: SyncSender<Order>,
     dropped: AtomicU64,
@@ -147,7 +147,7 @@ struct Log {
 static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Starts logging to standard error, under the name of `interface`. Only the first call counts.
-pub(super) fn start(interface: &str, level: LogLevel, format: LogFormat) -> io::Result<()> {
+pub(super) fn start(interface: &str, level: LogLevel, format: LogForm) -> io::Result<()> {
     let (orders, receiver) = sync_channel(QUEUE_LINES);
     let log = Log {
         filter: level.filter(),
@@ -206,12 +206,12 @@ impl Log {
             _ => Gravity::Debug,
         };
         let text = match self.format {
-            LogFormat::Text => {
+            LogForm::Text => {
                 let mut text = Text::default();
                 event.record(&mut text);
                 text.finish()
             }
-            LogFormat::Json => {
+            LogForm::Json => {
                 let mut members = Members::default();
                 event.record(&mut members);
                 members.finish()
@@ -237,7 +237,7 @@ impl Log {
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
                 let mut text = format!("{dropped} log lines were lost: standard error was not read fast enough");
-                if self.format == LogFormat::Json {
+                if self.format == LogForm::Json {
                     text = Members { message: text, ..Members::default() }.finish();
                 }
                 let line = Line { time: SystemTime::now(), gravity: Gravity::Error, text };
@@ -250,12 +250,12 @@ impl Log {
         let interface = self.interface.read().unwrap_or_else(PoisonError::into_inner);
         let Line { time, gravity, text } = line;
         match (self.format, LocalTime::new(*time)) {
-            (LogFormat::Json, _) => {
+            (LogForm::Json, _) => {
                 let (time, level, interface) = (Rfc3339(*time), gravity.name(), Quoted(&interface));
                 format!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"interface\":{interface},{text}\n")
             }
-            (LogFormat::Text, Some(time)) => format!("{}: ({interface}) {time} {text}\n", gravity.word()),
-            (LogFormat::Text, None) => format!("{}: ({interface}) {text}\n", gravity.word()),
+            (LogForm::Text, Some(time)) => format!("{}: ({interface}) {time} {text}\n", gravity.word()),
+            (LogForm::Text, None) => format!("{}: ({interface}) {text}\n", gravity.word()),
         }
     }
 }
@@ -497,10 +497,10 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     fn log() -> (Log, Receiver<Order>) {
-        log_as(LogFormat::Text)
+        log_as(LogForm::Text)
     }
 
-    fn log_as(format: LogFormat) -> (Log, Receiver<Order>) {
+    fn log_as(format: LogForm) -> (Log, Receiver<Order>) {
         let (orders, receiver) = sync_channel(QUEUE_LINES);
         let log = Log {
             filter: LevelFilter::DEBUG,
@@ -566,7 +566,7 @@ mod tests {
     }
 
     fn objects(events: impl FnOnce()) -> Vec<String> {
-        let (mut log, receiver) = log_as(LogFormat::Json);
+        let (mut log, receiver) = log_as(LogForm::Json);
         log.interface = RwLock::new("w\"g\\0".to_owned());
         let log = Arc::new(log);
         tracing::subscriber::with_default(Local(log.clone()), events);
@@ -638,10 +638,10 @@ mod tests {
 
     #[test]
     fn formats() {
-        assert_eq!(LogFormat::parse("text"), Ok(LogFormat::Text));
-        assert_eq!(LogFormat::parse("json"), Ok(LogFormat::Json));
+        assert_eq!(LogForm::parse("text"), Ok(LogForm::Text));
+        assert_eq!(LogForm::parse("json"), Ok(LogForm::Json));
         for wrong in ["", "JSON", "yaml"] {
-            assert_eq!(LogFormat::parse(wrong), Err("give text or json".to_owned()));
+            assert_eq!(LogForm::parse(wrong), Err("give text or json".to_owned()));
         }
     }
 
