@@ -53,8 +53,7 @@ _adit() {
 
     case "${cmd}" in
         adit)
-            opts="-f -V -h --foreground --log-level --dumpable --threads --spin-us --cpus --version --help genkey genpsk pubkey proxy help"
-            opts="-f -V -h --foreground --log-level --log-format --metrics --dumpable --threads --spin-us --cpus --version --help genkey genpsk pubkey help"
+            opts="-f -V -h --foreground --log-level --log-format --metrics --dumpable --threads --spin-us --cpus --version --help genkey genpsk pubkey proxy help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
