@@ -116,6 +116,8 @@ fn manual() -> Vec<u8> {
         &[
             ("WG_PROCESS_FOREGROUND", "1: as --foreground."),
             ("LOG_LEVEL", "As --log-level. Unset or unknown means error."),
+            ("ADIT_LOG_FORMAT", "As --log-format."),
+            ("ADIT_METRICS", "As --metrics."),
             ("ADIT_DUMPABLE", "1: as --dumpable."),
             ("ADIT_THREADS", "As --threads."),
             ("ADIT_SPIN_US", "As --spin-us."),

@@ -53,7 +53,7 @@ _adit() {
 
     case "${cmd}" in
         adit)
-            opts="-f -V -h --foreground --log-level --dumpable --threads --spin-us --cpus --version --help genkey genpsk pubkey proxy help"
+            opts="-f -V -h --foreground --log-level --log-format --metrics --dumpable --threads --spin-us --cpus --version --help genkey genpsk pubkey proxy help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -61,6 +61,14 @@ _adit() {
             case "${prev}" in
                 --log-level)
                     COMPREPLY=($(compgen -W "verbose debug error silent" -- "${cur}"))
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --metrics)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --threads)

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_adit_global_optspecs
-    string join \n f/foreground log-level= dumpable threads= spin-us= cpus= V/version h/help
+    string join \n f/foreground log-level= log-format= metrics= dumpable threads= spin-us= cpus= V/version h/help
 end
 
 function __fish_adit_needs_command
@@ -28,6 +28,9 @@ complete -c adit -n "__fish_adit_needs_command" -l log-level -d 'How much to log
 debug\t''
 error\t''
 silent\t''"
+complete -c adit -n "__fish_adit_needs_command" -l log-format -d 'How to write the log: as text, the default, or as JSON, an object for each line' -r -f -a "text\t''
+json\t''"
+complete -c adit -n "__fish_adit_needs_command" -l metrics -d 'Serve metrics and probes by HTTP on this address and port, to whoever can reach it' -r
 complete -c adit -n "__fish_adit_needs_command" -l threads -d 'How many workers there are, from 1 to 16; the default is one for each processor' -r
 complete -c adit -n "__fish_adit_needs_command" -l spin-us -d 'How many microseconds a worker looks for more before it sleeps, up to 1000; 0 for not at all' -r
 complete -c adit -n "__fish_adit_needs_command" -l cpus -d 'Pin the workers to these processors, in this order, such as 0,2-3' -r

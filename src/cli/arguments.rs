@@ -10,12 +10,15 @@
 //! standard output, exit 0), and a lone word that begins with `-` is an option, not an interface.
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 #[cfg(feature = "proxy")]
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::builder::StyledStr;
 use clap::{Arg, ArgAction, Command};
 
+use super::logging::LogForm;
+use super::metrics;
 use super::workers::{self, Workers};
 
 /// What is to be done.
@@ -68,6 +71,8 @@ pub(super) struct DaemonArguments {
     pub(super) interface: String,
     pub(super) foreground: bool,
     pub(super) log_level: Option<String>,
+    pub(super) log_format: Option<LogForm>,
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) dumpable: bool,
     pub(super) workers: Workers,
 }
@@ -97,6 +102,8 @@ The daemon ends when the interface is deleted (ip link del wg0), when its socket
 Environment:
   WG_PROCESS_FOREGROUND=1  as --foreground
   LOG_LEVEL=LEVEL          as --log-level
+  ADIT_LOG_FORMAT=FORMAT   as --log-format
+  ADIT_METRICS=ADDR:PORT   as --metrics
   ADIT_DUMPABLE=1          as --dumpable
   ADIT_THREADS=N           as --threads
   ADIT_SPIN_US=N           as --spin-us
@@ -134,6 +141,20 @@ fn daemon_command() -> Command {
                 .value_name("LEVEL")
                 .value_parser(["verbose", "debug", "error", "silent"])
                 .help("How much to log to standard error; the default is error"),
+        )
+        .arg(
+            Arg::new("log-format")
+                .long("log-format")
+                .value_name("FORMAT")
+                .value_parser(LogForm::NAMES)
+                .help("How to write the log: as text, the default, or as JSON, an object for each line"),
+        )
+        .arg(
+            Arg::new("metrics")
+                .long("metrics")
+                .value_name("ADDR:PORT")
+                .value_parser(metrics::address)
+                .help("Serve metrics and probes by HTTP on this address and port, to whoever can reach it"),
         )
         .arg(
             Arg::new("dumpable")
@@ -367,6 +388,8 @@ fn by_clap(program: &str, words: &[&str]) -> Invocation {
                 interface: interface.clone(),
                 foreground: matches.get_flag("foreground"),
                 log_level: matches.get_one("log-level").cloned(),
+                log_format: matches.get_one::<String>("log-format").and_then(|name| LogForm::parse(name).ok()),
+                metrics: matches.get_one("metrics").copied(),
                 dumpable: matches.get_flag("dumpable"),
                 workers: Workers {
                     threads: matches.get_one("threads").copied(),
@@ -427,6 +450,8 @@ mod tests {
             interface: "genkey".into(),
             foreground: true,
             log_level: Some("verbose".into()),
+            log_format: Some(LogForm::Json),
+            metrics: Some(SocketAddr::from(([127, 0, 0, 1], 9586))),
             dumpable: true,
             workers: Workers {
                 threads: Some(2),
@@ -435,7 +460,8 @@ mod tests {
             },
         };
         let ours = ["--log-level", "verbose", "--dumpable", "--threads", "2", "--spin-us=30", "--cpus", "3,0-1"];
-        let words = [&ours[..], &["-f", "genkey"]].concat();
+        let more = ["--log-format", "json", "--metrics=127.0.0.1:9586"];
+        let words = [&ours[..], &more, &["-f", "genkey"]].concat();
         assert_eq!(parsed(&words), Invocation::Daemon(expected));
     }
 
@@ -485,6 +511,9 @@ mod tests {
         check(&["--bogus"]);
         check(&["-x"]);
         check(&["--log-level", "loud", "wg0"]);
+        check(&["--log-format", "xml", "wg0"]);
+        check(&["--metrics", "9586", "wg0"]);
+        check(&["--metrics", "localhost:9586", "wg0"]);
         check(&["--threads", "0", "wg0"]);
         check(&["--threads", "17", "wg0"]);
         check(&["--threads", "2", "--threads", "3", "wg0"]);
@@ -504,9 +533,11 @@ mod tests {
         let Invocation::Print(help) = parsed(&["--help"]) else { panic!("no help") };
         let most = format!("from 1 to {}", crate::device::THREADS_MAX);
         let ours = ["--threads", "--spin-us", "--cpus", "ADIT_THREADS", "ADIT_SPIN_US", "ADIT_CPUS", &most];
+        let shown = ["--log-format", "--metrics", "ADIT_LOG_FORMAT", "ADIT_METRICS"];
         for word in ["INTERFACE-NAME", "--foreground", "--log-level", "--dumpable", "--version", "--help", "LOG_LEVEL"]
             .into_iter()
             .chain(ours)
+            .chain(shown)
         {
             assert!(help.contains(word), "{word} is missing in\n{help}");
         }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! TUN device ─▶ UAPI socket ─┬─ background ─▶ another process goes on from here; end when it serves
-//!                            └─ foreground ─▶ capabilities ─▶ device ─▶ server ─▶ "serving" ─▶ wait ─▶ end
+//!                            └─ foreground ─▶ port of the metrics, if they are wanted ─▶ capabilities ─▶ device
+//!                                                              end ◀─ wait ◀─ "serving" ◀─ servers ◀─┘
 //! ```
 //!
 //! - Both edges exist before anybody is told of either, and the one who started the program is told
@@ -16,6 +17,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,9 +29,11 @@ use super::arguments::DaemonArguments;
 use super::background::{self, Answer};
 use super::environment::{self, Environment, EnvironmentError, Numbers};
 use super::logging::{self, LogForm, LogLevel};
+use super::metrics;
 use super::notify::Notifier;
 use super::workers::{List, Workers};
 use crate::device::{CloseReason, Device};
+use crate::metrics::Server as MetricsServer;
 use crate::sys::capabilities::{self, Capabilities};
 use crate::sys::process;
 use crate::sys::signal::Signals;
@@ -78,6 +82,10 @@ enum Failure {
     Tun(OpenError),
     Uapi(ListenError),
     Serve(io::Error),
+    Metrics {
+        address: SocketAddr,
+        error: io::Error,
+    },
     Signals(io::Error),
     Start(io::Error),
     Background(String),
@@ -120,6 +128,12 @@ impl fmt::Display for Failure {
             }
             Self::Uapi(error) => write!(f, "Failed to open UAPI socket: {}", Chain(error)),
             Self::Serve(error) => write!(f, "Failed to listen on UAPI socket: {error}"),
+            Self::Metrics { address, error } => write!(
+                f,
+                "Failed to serve metrics on {address}: {error}; give another address or port, or none \
+                 (--metrics, {})",
+                environment::METRICS
+            ),
             Self::Signals(error) => write!(f, "Failed to set up signals: {error}"),
             Self::Start(error) => write!(f, "Failed to start the device: {error}"),
             Self::Background(reason) => f.write_str(reason),
@@ -160,6 +174,7 @@ struct Settings {
     interface: String,
     foreground: bool,
     level: LogLevel,
+    format: LogForm,
     /// Somebody asked for log lines, so a background process keeps standard error.
     wants_log: bool,
     dumpable: bool,
@@ -191,6 +206,29 @@ impl Handed {
     }
 }
 
+/// Where metrics are served: what the command line says before the environment.
+fn choose_metrics(argument: Option<SocketAddr>, environment: &Environment) -> Result<Option<SocketAddr>, Failure> {
+    match argument {
+        None => environment.metrics.clone().map_err(Failure::Environment),
+        given => Ok(given),
+    }
+}
+
+/// How the log is written, likewise; what cannot be understood is told as text.
+fn choose_format(argument: Option<LogForm>, environment: &Environment) -> (LogForm, Result<(), Failure>) {
+    match (argument, &environment.log_format) {
+        (Some(format), _) => (format, Ok(())),
+        (None, Ok(format)) => (format.unwrap_or_default(), Ok(())),
+        (None, Err(error)) => (LogForm::Text, Err(Failure::Environment(error.clone()))),
+    }
+}
+
+/// What is chosen of the device and what surrounds it.
+struct Choices {
+    workers: Workers,
+    metrics: Option<SocketAddr>,
+}
+
 /// The workers' settings, the command line's before the environment's.
 fn choose_workers(arguments: Workers, environment: &Environment) -> Result<Workers, Failure> {
     let asked = |error: &EnvironmentError| Failure::Environment(error.clone());
@@ -218,7 +256,11 @@ fn choose_workers(arguments: Workers, environment: &Environment) -> Result<Worke
 /// Serves an interface, here or in the background. `words` is the whole command line.
 pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
     let environment = Environment::read(|name| std::env::var_os(name));
-    let workers = choose_workers(arguments.workers, &environment);
+    let (format, format_is_known) = choose_format(arguments.log_format, &environment);
+    let choices = format_is_known.and_then(|()| {
+        let metrics = choose_metrics(arguments.metrics, &environment)?;
+        Ok(Choices { workers: choose_workers(arguments.workers, &environment)?, metrics })
+    });
     let handed = Handed::adopt(environment.numbers);
     let asked_level = arguments.log_level.or(environment.log_level);
     let level = LogLevel::parse(asked_level.as_deref());
@@ -226,17 +268,19 @@ pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
         interface: arguments.interface,
         foreground: arguments.foreground || environment.foreground,
         level,
+        format,
         wants_log: asked_level.is_some() && level != LogLevel::Silent,
         dumpable: arguments.dumpable || environment.dumpable,
         notify_socket: environment.notify_socket,
     };
-    let result = match (handed, workers) {
-        (Ok(Handed { tun, uapi, ready }), Ok(workers)) if settings.foreground => {
-            in_foreground(&settings, workers, tun, uapi, Answer::new(ready))
+    let result = match (handed, choices) {
+        (Ok(Handed { tun, uapi, ready }), Ok(choices)) if settings.foreground => {
+            in_foreground(&settings, choices, tun, uapi, Answer::new(ready))
         }
-        (Ok(Handed { tun, uapi, ready: _ }), Ok(workers)) => {
+        (Ok(Handed { tun, uapi, ready: _ }), Ok(choices)) => {
             start_log(&settings);
-            in_background(&settings, workers.queues(), tun, uapi, words).map_err(|failure| (failure, Answer::new(None)))
+            in_background(&settings, choices.workers.queues(), tun, uapi, words)
+                .map_err(|failure| (failure, Answer::new(None)))
         }
         (Ok(handed), Err(failure)) => {
             start_log(&settings);
@@ -264,7 +308,7 @@ pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
 }
 
 fn start_log(settings: &Settings) {
-    if let Err(error) = logging::start(&settings.interface, settings.level, LogForm::Text) {
+    if let Err(error) = logging::start(&settings.interface, settings.level, settings.format) {
         eprintln!("adit: nothing will be logged: {error}");
     }
 }
@@ -336,7 +380,7 @@ fn in_background(
 /// Serves until the end. A failure before the answer was given comes with the answer.
 fn in_foreground(
     settings: &Settings,
-    workers: Workers,
+    Choices { workers, metrics }: Choices,
     tun: Option<OwnedFd>,
     uapi: Option<OwnedFd>,
     answer: Answer,
@@ -353,8 +397,9 @@ fn in_foreground(
         tracing::warn!("The process's memory could not be closed to debuggers: {error}");
     }
     let started = signals.map_err(Failure::Signals).and_then(|signals| {
-        Edges::open(&settings.interface, workers.queues(), tun, uapi)
-            .and_then(|edges| Daemon::start(edges, workers, signals))
+        let edges = Edges::open(&settings.interface, workers.queues(), tun, uapi)?;
+        let metrics = metrics.map(listen).transpose()?;
+        Daemon::start(edges, workers, metrics, signals)
     });
     match started {
         Ok(daemon) => daemon
@@ -364,16 +409,30 @@ fn in_foreground(
     }
 }
 
+/// The port that metrics are to be served on, with the address that was asked for.
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let patience = Instant::now() + PREDECESSOR_LIMIT;
+    let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    let listener = repeated(patience, || TcpListener::bind(address), in_use);
+    listener.map(|listener| (listener, address)).map_err(|error| Failure::Metrics { address, error })
+}
+
 /// A device that is served.
 struct Daemon {
     name: String,
     device: Arc<Device>,
     server: Server,
+    metrics: Option<MetricsServer>,
     ends: Receiver<End>,
 }
 
 impl Daemon {
-    fn start(edges: Edges, workers: Workers, signals: Signals) -> Result<Self, Failure> {
+    fn start(
+        edges: Edges,
+        workers: Workers,
+        metrics: Option<(TcpListener, SocketAddr)>,
+        signals: Signals,
+    ) -> Result<Self, Failure> {
         let Edges { tun, listener } = edges;
         let name = tun.name();
         tracing::info!("Starting adit version {}", env!("CARGO_PKG_VERSION"));
@@ -389,6 +448,11 @@ impl Daemon {
         let server = serve(listener, device.clone(), move |ended| drop(on_ended.send(End::Uapi(ended))))
             .map_err(Failure::Serve)?;
         tracing::info!("UAPI listener started");
+        let metrics = metrics
+            .map(|(listener, address)| {
+                metrics::start(listener, &device).map_err(|error| Failure::Metrics { address, error })
+            })
+            .transpose()?;
         thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {
@@ -397,11 +461,11 @@ impl Daemon {
                 }
             })
             .map_err(Failure::Signals)?;
-        Ok(Self { name, device, server, ends })
+        Ok(Self { name, device, server, metrics, ends })
     }
 
     fn run(self, answer: Answer, notifier: &Notifier) -> Result<(), Failure> {
-        let Self { name, device, server, ends } = self;
+        let Self { name, device, server, metrics, ends } = self;
         let end = match answer.serving() {
             Ok(()) => {
                 notifier.ready(&name);
@@ -427,6 +491,7 @@ impl Daemon {
         notifier.stopping();
         exit_at_the_latest(if result.is_ok() { 0 } else { 1 });
         tracing::info!("Device closing");
+        drop(metrics);
         server.stop();
         drop(device);
         tracing::info!("Shutting down");

@@ -5,10 +5,12 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use super::workers;
+use super::logging::LogForm;
+use super::{metrics, workers};
 
 /// `1`: stay in the foreground.
 pub(super) const FOREGROUND: &str = "WG_PROCESS_FOREGROUND";
@@ -18,6 +20,10 @@ pub(super) const TUN_FD: &str = "WG_TUN_FD";
 pub(super) const UAPI_FD: &str = "WG_UAPI_FD";
 /// How much to log.
 pub(super) const LOG_LEVEL: &str = "LOG_LEVEL";
+/// How to write the log.
+pub(super) const LOG_FORMAT: &str = "ADIT_LOG_FORMAT";
+/// Where to serve metrics.
+pub(super) const METRICS: &str = "ADIT_METRICS";
 /// `1`: allow core dumps and debuggers.
 pub(super) const DUMPABLE: &str = "ADIT_DUMPABLE";
 /// How many workers there are.
@@ -39,7 +45,9 @@ pub(super) struct Environment {
     pub(super) log_level: Option<String>,
     pub(super) dumpable: bool,
     pub(super) notify_socket: Option<OsString>,
-    /// These three, if they can be understood. What the command line says counts instead.
+    /// These five, if they can be understood. What the command line says counts instead.
+    pub(super) log_format: Result<Option<LogForm>, EnvironmentError>,
+    pub(super) metrics: Result<Option<SocketAddr>, EnvironmentError>,
     pub(super) threads: Result<Option<usize>, EnvironmentError>,
     pub(super) spin: Result<Option<Duration>, EnvironmentError>,
     pub(super) processors: Result<Option<Vec<usize>>, EnvironmentError>,
@@ -103,6 +111,8 @@ impl Environment {
             log_level: set(LOG_LEVEL).map(|value| value.to_string_lossy().into_owned()),
             dumpable: is_one(DUMPABLE),
             notify_socket: set(NOTIFY_SOCKET),
+            log_format: setting(set, LOG_FORMAT, LogForm::parse),
+            metrics: setting(set, METRICS, metrics::address),
             threads: setting(set, THREADS, workers::threads),
             spin: setting(set, SPIN_US, workers::spin),
             processors: setting(set, CPUS, workers::processors),
@@ -167,6 +177,8 @@ mod tests {
             log_level: None,
             dumpable: false,
             notify_socket: None,
+            log_format: Ok(None),
+            metrics: Ok(None),
             threads: Ok(None),
             spin: Ok(None),
             processors: Ok(None),
@@ -177,6 +189,7 @@ mod tests {
             read(&[(TUN_FD, ""), (LOG_LEVEL, ""), (FOREGROUND, ""), (THREADS, ""), (SPIN_US, ""), (CPUS, "")]),
             nothing
         );
+        assert_eq!(read(&[(LOG_FORMAT, ""), (METRICS, "")]), nothing);
         assert_eq!(read(&[(FOREGROUND, "true"), (DUMPABLE, "0")]), nothing);
         let all = [
             (FOREGROUND, "1"),
@@ -189,12 +202,16 @@ mod tests {
             (THREADS, "3"),
             (SPIN_US, "0"),
             (CPUS, "1,0"),
+            (LOG_FORMAT, "json"),
+            (METRICS, "[::1]:9586"),
         ];
         let expected = Environment {
             foreground: true,
             log_level: Some("verbose".into()),
             dumpable: true,
             notify_socket: Some("@x".into()),
+            log_format: Ok(Some(LogForm::Json)),
+            metrics: Ok(Some(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 9586)))),
             threads: Ok(Some(3)),
             spin: Ok(Some(Duration::ZERO)),
             processors: Ok(Some(vec![1, 0])),
@@ -229,6 +246,15 @@ mod tests {
         check(
             read(&[(CPUS, "all")]).processors.map(drop),
             "ADIT_CPUS=\"all\" cannot be used: give a list of processors such as 0,2-3, or unset it",
+        );
+        check(
+            read(&[(METRICS, "9586")]).metrics.map(drop),
+            "ADIT_METRICS=\"9586\" cannot be used: give an address and a port such as 127.0.0.1:9586 or [::1]:9586, or \
+             unset it",
+        );
+        check(
+            read(&[(LOG_FORMAT, "xml")]).log_format.map(drop),
+            "ADIT_LOG_FORMAT=\"xml\" cannot be used: give text or json, or unset it",
         );
         let not_text = <OsString as std::os::unix::ffi::OsStringExt>::from_vec(b"1\xff".to_vec());
         let environment = Environment::read(|name| (name == THREADS).then(|| not_text.clone()));

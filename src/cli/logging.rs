@@ -1,4 +1,5 @@
-//! Log lines on standard error, in wireguard-go's manner: `DEBUG: (wg0) 2026/11/21 10:59:09 text`.
+//! Log lines on standard error, in wireguard-go's manner: `DEBUG: (wg0) 2026/11/21 10:59:09 text`; or, where programs
+//! read them, as JSON: `{"time":"2026-11-21T09:59:09.123456Z","level":"debug","interface":"wg0","message":"text"}`.
 //!
 //! Whoever logs never waits: a line goes into a bounded queue, and one thread writes. A reader of
 //! standard error that has stopped reading, or has gone away, therefore costs lines and nothing
@@ -10,14 +11,13 @@
 //! | `error`, anything else, unset | `ERROR` and `WARNING` |
 //! | `silent` | nothing |
 //!
-//! Or an object of JSON on each line: `time` (RFC 3339, UTC, milliseconds), `level` (`error`, `warning`, `debug`), `interface`,
-//! `message`, and an event's fields by their names, all of them strings.
+//! An event's field `peer` (a public key) becomes wireguard-go's `peer(abcd…wxyz) - ` before the
+//! text; other fields follow the text as `name=value`. In JSON the peer (`abcd…wxyz`) and the other fields (`fields`, numbers
+//! and truths as such) have members of their own, which are absent when there is nothing in them.
 //!
-//! As text, an event's field `peer` (a public key) becomes wireguard-go's `peer(abcd…wxyz) - ` before the
-//! text; other fields follow the text as `name=value`.
-//!
-//! Invariants: no text in a line is longer than [`LINE_MAX`] and none has a control character in it, whatever
-//! was logged; the thread that writes holds no capability.
+//! Invariants: no line's text is longer than [`LINE_MAX`] and none has a control character in it, whatever
+//! was logged (quoting in JSON can double it, and each line is one whole object); the thread that writes holds no
+//! capability.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -69,21 +69,64 @@ impl LogLevel {
     }
 }
 
-/// What a line looks like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum LogForm {
+    /// As wireguard-go does.
+    #[default]
     Text,
-    #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "only the sidecar's file asks for it"))]
+    /// An object for each line.
     Json,
+}
+
+impl LogForm {
+    /// The names that [`LogForm::parse`] knows.
+    pub(super) const NAMES: [&str; 2] = ["text", "json"];
+
+    /// Reads the name of a format. Fails with what to give instead.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("give {}", Self::NAMES.join(" or "))),
+        }
+    }
+}
+
+/// How grave a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gravity {
+    Error,
+    Warning,
+    Debug,
+}
+
+impl Gravity {
+    /// As wireguard-go begins a line.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Error => "ERROR",
+            Self::Warning => "WARNING",
+            Self::Debug => "DEBUG",
+        }
+    }
+
+    /// As programs know it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Debug => "debug",
+        }
+    }
 }
 
 /// One line on its way.
 struct Line {
     time: SystemTime,
-    word: &'static str,
+    gravity: Gravity,
+    /// The line's end: in JSON the members that an event gives, with what closes the object.
     text: String,
-    /// As JSON, each with a comma before it.
-    fields: String,
 }
 
 /// What the writing thread is asked.
@@ -95,7 +138,7 @@ enum Order {
 
 struct Log {
     filter: LevelFilter,
-    form: LogForm,
+    format: LogForm,
     interface: RwLock<String>,
     orders: SyncSender<Order>,
     dropped: AtomicU64,
@@ -104,11 +147,11 @@ struct Log {
 static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Starts logging to standard error, under the name of `interface`. Only the first call counts.
-pub(super) fn start(interface: &str, level: LogLevel, form: LogForm) -> io::Result<()> {
+pub(super) fn start(interface: &str, level: LogLevel, format: LogForm) -> io::Result<()> {
     let (orders, receiver) = sync_channel(QUEUE_LINES);
     let log = Log {
         filter: level.filter(),
-        form,
+        format,
         interface: RwLock::new(interface.to_owned()),
         orders,
         dropped: AtomicU64::new(0),
@@ -157,24 +200,24 @@ pub(super) fn flush(limit: Duration) {
 
 impl Log {
     fn event(&self, event: &Event<'_>) {
-        let word = match *event.metadata().level() {
-            Level::ERROR => "ERROR",
-            Level::WARN => "WARNING",
-            _ => "DEBUG",
+        let gravity = match *event.metadata().level() {
+            Level::ERROR => Gravity::Error,
+            Level::WARN => Gravity::Warning,
+            _ => Gravity::Debug,
         };
-        let time = SystemTime::now();
-        let line = match self.form {
+        let text = match self.format {
             LogForm::Text => {
                 let mut text = Text::default();
                 event.record(&mut text);
-                Line { time, word, text: text.finish(), fields: String::new() }
+                text.finish()
             }
             LogForm::Json => {
-                let mut json = Json::default();
-                event.record(&mut json);
-                Line { time, word, text: bounded(&json.message), fields: json.fields }
+                let mut members = Members::default();
+                event.record(&mut members);
+                members.finish()
             }
         };
+        let line = Line { time: SystemTime::now(), gravity, text };
         if self.orders.try_send(Order::Write(line)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -193,8 +236,11 @@ impl Log {
             let _ = output.write_all(self.format(&line).as_bytes());
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
-                let text = format!("{dropped} log lines were lost: standard error was not read fast enough");
-                let line = Line { time: SystemTime::now(), word: "ERROR", text, fields: String::new() };
+                let mut text = format!("{dropped} log lines were lost: standard error was not read fast enough");
+                if self.format == LogForm::Json {
+                    text = Members { message: text, ..Members::default() }.finish();
+                }
+                let line = Line { time: SystemTime::now(), gravity: Gravity::Error, text };
                 let _ = output.write_all(self.format(&line).as_bytes());
             }
         }
@@ -202,19 +248,14 @@ impl Log {
 
     fn format(&self, line: &Line) -> String {
         let interface = self.interface.read().unwrap_or_else(PoisonError::into_inner);
-        let Line { time, word, text, fields } = line;
-        match (self.form, LocalTime::new(*time)) {
-            (LogForm::Text, Some(time)) => format!("{word}: ({interface}) {time} {text}\n"),
-            (LogForm::Text, None) => format!("{word}: ({interface}) {text}\n"),
+        let Line { time, gravity, text } = line;
+        match (self.format, LocalTime::new(*time)) {
             (LogForm::Json, _) => {
-                format!(
-                    r#"{{"time":"{}","level":"{}","interface":{},"message":{}{fields}}}"#,
-                    Rfc3339(*time),
-                    word.to_ascii_lowercase(),
-                    quoted(&interface),
-                    quoted(text),
-                ) + "\n"
+                let (time, level, interface) = (Rfc3339(*time), gravity.name(), Quoted(&interface));
+                format!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"interface\":{interface},{text}\n")
             }
+            (LogForm::Text, Some(time)) => format!("{}: ({interface}) {time} {text}\n", gravity.word()),
+            (LogForm::Text, None) => format!("{}: ({interface}) {text}\n", gravity.word()),
         }
     }
 }
@@ -285,22 +326,95 @@ impl Visit for Text {
     }
 }
 
-/// An event's fields as they are put together to an object.
+/// An event's fields as they are put together to the members of an object. All together are bounded by [`LINE_MAX`] before they
+/// are quoted.
 #[derive(Default)]
-struct Json {
+struct Members {
+    peer: String,
     message: String,
+    /// The members of `fields`, each after a comma.
     fields: String,
+    /// Bytes of names and values in `fields`.
+    fields_len: usize,
 }
 
-impl Visit for Json {
+impl Members {
+    /// A field with a value that is JSON already; left out when there is no room for it any more.
+    fn plain(&mut self, field: &Field, value: impl fmt::Display) {
+        let value = value.to_string();
+        let len = field.name().len() + value.len();
+        if self.fields_len + len <= LINE_MAX {
+            self.fields_len += len;
+            // Writing to a String cannot fail.
+            let _ = write!(self.fields, ",{}:{value}", Quoted(field.name()));
+        }
+    }
+
+    /// A field with a value that is text; what there is no room for is cut off.
+    fn quoted(&mut self, field: &Field, value: &str) {
+        let room = LINE_MAX.saturating_sub(self.fields_len + field.name().len());
+        if room > 0 {
+            let value = bounded_to(value, room);
+            self.fields_len += field.name().len() + value.len();
+            let _ = write!(self.fields, ",{}:{}", Quoted(field.name()), Quoted(&value));
+        }
+    }
+
+    /// What follows the members that every line has.
+    fn finish(self) -> String {
+        let Self { mut peer, mut message, mut fields, fields_len } = self;
+        if peer.is_empty()
+            && let Some((name, rest)) = message.strip_prefix("peer(").and_then(|rest| rest.split_once(") - "))
+        {
+            // Where the text itself begins as wireguard-go's do.
+            (peer, message) = (name.to_owned(), rest.to_owned());
+        }
+        let peer = bounded_to(&peer, LINE_MAX);
+        let message = bounded_to(&message, LINE_MAX - peer.len());
+        if peer.len() + message.len() + fields_len > LINE_MAX {
+            fields.clear();
+        }
+        let mut text = String::new();
+        if !peer.is_empty() {
+            let _ = write!(text, "\"peer\":{},", Quoted(&peer));
+        }
+        let _ = write!(text, "\"message\":{}", Quoted(&message));
+        if !fields.is_empty() {
+            let _ = write!(text, ",\"fields\":{{{}}}", fields.trim_start_matches(','));
+        }
+        text.push('}');
+        text
+    }
+}
+
+impl Visit for Members {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.plain(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.plain(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.plain(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        if value.is_finite() {
+            self.plain(field, value);
+        } else {
+            self.quoted(field, &value.to_string());
+        }
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a String cannot fail.
-        let _ = match field.name() {
-            "message" => write!(self.message, "{value:?}"),
-            // Whole fields, or none.
-            _ if self.fields.len() > LINE_MAX => Ok(()),
-            name => write!(self.fields, ",{}:{}", quoted(name), quoted(&bounded(&format!("{value:?}")))),
-        };
+        let value = format!("{value:?}");
+        match field.name() {
+            "message" => self.message = value,
+            "peer" => self.peer = abbreviated(&value),
+            _ => self.quoted(field, &value),
+        }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -312,39 +426,42 @@ impl Visit for Json {
     }
 }
 
-/// A string of JSON. Control characters are not to be in it.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for character in text.chars() {
-        if matches!(character, '"' | '\\') {
-            quoted.push('\\');
+/// A text as JSON. It must have no control characters, or they become blanks.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for character in self.0.chars() {
+            match character {
+                '"' | '\\' => write!(f, "\\{character}")?,
+                _ if character.is_control() => f.write_char(' ')?,
+                _ => f.write_char(character)?,
+            }
         }
-        quoted.push(if character.is_control() { ' ' } else { character });
+        f.write_char('"')
     }
-    quoted.push('"');
-    quoted
 }
 
-/// A moment in UTC; prints as `2026-11-21T10:59:09.123Z`.
+/// A moment as RFC 3339 has it, in UTC, to the microsecond; a moment before 1970 is that of 1970.
 struct Rfc3339(SystemTime);
 
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since_1970 = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let (days, second) = (since_1970.as_secs() / 86_400, since_1970.as_secs() % 86_400);
-        // Years that begin in March end with the day that only some have; 400 of them have 146,097 days.
-        let from_march = days + 719_468;
-        let (era, day) = (from_march / 146_097, from_march % 146_097);
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+        // Years begin in March here, so that a leap day is the last of its year; 1970 begins 306 days into such a
+        // year, the one that began 719,468 days after the first of all. 400 years always have 146,097 days.
+        let day = days + 719_468;
+        let (era, day) = (day / 146_097, day % 146_097);
         let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
         let day = day - (365 * year + year / 4 - year / 100);
+        // Five months have 153 days, from March on and from August on.
         let month = (5 * day + 2) / 153;
         let day = day - (153 * month + 2) / 5 + 1;
-        let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-        let year = era * 400 + year + next;
-        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-        let ms = since_1970.subsec_millis();
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+        let (year, month) = (400 * era + year + month / 10, (month + 2) % 12 + 1);
+        let (hour, minute, second, micros) = (second / 3600, second / 60 % 60, second % 60, since.subsec_micros());
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
     }
 }
 
@@ -359,9 +476,14 @@ fn abbreviated(key: &str) -> String {
 
 /// `text` without control characters and not longer than [`LINE_MAX`].
 fn bounded(text: &str) -> String {
-    let mut line = String::with_capacity(text.len().min(LINE_MAX));
+    bounded_to(text, LINE_MAX)
+}
+
+/// `text` without control characters and not longer than `bytes_max`.
+fn bounded_to(text: &str, bytes_max: usize) -> String {
+    let mut line = String::with_capacity(text.len().min(bytes_max));
     for character in text.chars() {
-        if line.len() + character.len_utf8() > LINE_MAX {
+        if line.len() + character.len_utf8() > bytes_max {
             break;
         }
         line.push(if character.is_control() { ' ' } else { character });
@@ -375,10 +497,14 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     fn log() -> (Log, Receiver<Order>) {
+        log_as(LogForm::Text)
+    }
+
+    fn log_as(format: LogForm) -> (Log, Receiver<Order>) {
         let (orders, receiver) = sync_channel(QUEUE_LINES);
         let log = Log {
             filter: LevelFilter::DEBUG,
-            form: LogForm::Text,
+            format,
             interface: RwLock::new("wg0".to_owned()),
             orders,
             dropped: AtomicU64::new(0),
@@ -420,43 +546,6 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_json() {
-        let (mut log, receiver) = log();
-        log.form = LogForm::Json;
-        let log = Arc::new(log);
-        tracing::subscriber::with_default(Local(log.clone()), || {
-            tracing::warn!(port = 51820, peer = "a\"b", "Taken \\ by\nanother");
-            tracing::info!("{}", "x".repeat(2 * LINE_MAX));
-        });
-        let next = || match receiver.try_recv() {
-            Ok(Order::Write(line)) => log.format(&Line { time: SystemTime::UNIX_EPOCH, ..line }),
-            _ => panic!("no line"),
-        };
-        assert_eq!(
-            next(),
-            "{\"time\":\"1970-01-01T00:00:00.000Z\",\"level\":\"warning\",\"interface\":\"wg0\",\
-             \"message\":\"Taken \\\\ by another\",\"port\":\"51820\",\"peer\":\"a\\\"b\"}\n"
-        );
-        let long = next();
-        let (_, message) = long.split_once("\"message\":").unwrap();
-        assert_eq!(message, format!("\"{}\"}}\n", "x".repeat(LINE_MAX)));
-    }
-
-    #[test]
-    fn moments_in_utc() {
-        let check = |seconds: u64, expected: &str| {
-            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            assert_eq!(Rfc3339(time).to_string(), format!("{expected}.000Z"));
-        };
-        check(951_782_400, "2000-02-29T00:00:00");
-        check(951_868_799, "2000-02-29T23:59:59");
-        check(951_868_800, "2000-03-01T00:00:00");
-        check(1_795_258_749, "2026-11-21T10:59:09");
-        check(4_107_542_400, "2100-03-01T00:00:00");
-        check(1_735_689_599, "2024-12-31T23:59:59");
-    }
-
-    #[test]
     fn lines_look_like_the_reference() {
         let key = "U/LzAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAhLCM=";
         let written = lines(|| {
@@ -474,6 +563,86 @@ mod tests {
             "ERROR: (wg0) two lines [31m\n",
         ];
         assert_eq!(written, expected);
+    }
+
+    fn objects(events: impl FnOnce()) -> Vec<String> {
+        let (mut log, receiver) = log_as(LogForm::Json);
+        log.interface = RwLock::new("w\"g\\0".to_owned());
+        let log = Arc::new(log);
+        tracing::subscriber::with_default(Local(log.clone()), events);
+        let mut objects = Vec::new();
+        while let Ok(Order::Write(line)) = receiver.try_recv() {
+            let text = log.format(&line);
+            let text = text.strip_suffix('\n').unwrap();
+            assert!(!text.contains(char::is_control), "{text}");
+            // Twice for what is quoted, and what every line has.
+            assert!(text.len() <= 2 * LINE_MAX + 200, "{}", text.len());
+            let after_time = text.strip_prefix("{\"time\":\"").unwrap().split_once("Z\",").unwrap().1;
+            objects.push(after_time.replace("\"interface\":\"w\\\"g\\\\0\"", "I"));
+        }
+        objects
+    }
+
+    #[test]
+    fn objects_have_what_lines_have() {
+        let key = "U/LzAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAhLCM=";
+        let written = objects(|| {
+            tracing::info!("Device started");
+            tracing::debug!(peer = %key, "Sending handshake initiation");
+            tracing::debug!("peer(U/Lz…hLCM) - Sending keepalive packet");
+            tracing::warn!(port = 51820, taken = true, by = "a \"friend\"", load = 0.5, "The port is taken");
+            tracing::error!(error = %io::Error::from_raw_os_error(13), "It failed");
+            tracing::error!("two\nlines\x1b[31m \\ \"");
+        });
+        let expected = [
+            r#""level":"debug",I,"message":"Device started"}"#,
+            r#""level":"debug",I,"peer":"U/Lz…hLCM","message":"Sending handshake initiation"}"#,
+            r#""level":"debug",I,"peer":"U/Lz…hLCM","message":"Sending keepalive packet"}"#,
+            r#""level":"warning",I,"message":"The port is taken","fields":{"port":51820,"taken":true,"by":"a \"friend\"","load":0.5}}"#,
+            r#""level":"error",I,"message":"It failed","fields":{"error":"Permission denied (os error 13)"}}"#,
+            r#""level":"error",I,"message":"two lines [31m \\ \""}"#,
+        ];
+        assert_eq!(written, expected);
+    }
+
+    #[test]
+    fn an_object_is_bounded_and_whole() {
+        let long = "\"\n".repeat(2 * LINE_MAX);
+        let written = objects(|| {
+            tracing::error!("{long}");
+            tracing::error!(a = long, b = 1, "short");
+            tracing::error!(peer = long, a = long, "{long}");
+        });
+        let quoted = "\\\" ".repeat(LINE_MAX / 2);
+        assert_eq!(written[0], format!("\"level\":\"error\",I,\"message\":\"{quoted}\"}}"));
+        assert_eq!(written[1], "\"level\":\"error\",I,\"message\":\"short\"}");
+        assert_eq!(written[2], format!("\"level\":\"error\",I,\"peer\":\"{quoted}\",\"message\":\"\"}}"));
+    }
+
+    #[test]
+    fn times_in_json() {
+        let check = |micros, expected: &str| {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
+            assert_eq!(Rfc3339(time).to_string(), expected);
+        };
+        check(0, "1970-01-01T00:00:00.000000Z");
+        check(951_782_400_000_000, "2000-02-29T00:00:00.000000Z");
+        check(951_868_799_999_999, "2000-02-29T23:59:59.999999Z");
+        check(951_868_800_000_000, "2000-03-01T00:00:00.000000Z");
+        check(1_709_164_800_000_000, "2024-02-29T00:00:00.000000Z");
+        check(1_735_603_200_000_000, "2024-12-31T00:00:00.000000Z");
+        check(1_795_255_149_123_456, "2026-11-21T09:59:09.123456Z");
+        check(4_107_542_400_000_000, "2100-03-01T00:00:00.000000Z");
+        assert_eq!(Rfc3339(SystemTime::UNIX_EPOCH - Duration::from_secs(1)).to_string(), "1970-01-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn formats() {
+        assert_eq!(LogForm::parse("text"), Ok(LogForm::Text));
+        assert_eq!(LogForm::parse("json"), Ok(LogForm::Json));
+        for wrong in ["", "JSON", "yaml"] {
+            assert_eq!(LogForm::parse(wrong), Err("give text or json".to_owned()));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | `background` | going on as another process |
 //! | `notify` | telling the service manager |
 //! | `logging` | lines on standard error |
+//! | `metrics` | whether and where metrics are served |
 //! | `workers` | the settings of the device's workers |
 //! | `keys` | `genkey`, `genpsk`, `pubkey` |
 //! | `proxy` | the sidecar: `proxy` |
@@ -18,6 +19,7 @@ mod daemon;
 mod environment;
 mod keys;
 mod logging;
+mod metrics;
 mod notify;
 #[cfg(feature = "proxy")]
 mod proxy;

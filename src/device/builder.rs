@@ -15,10 +15,13 @@ use mio::{Poll, Waker};
 use super::config::{ApplyError, Configure, Snapshot, Update};
 use super::control::Control;
 use super::events::{Announcer, Events};
+use super::figures::Figures;
 use super::lookup::IndexTable;
+use super::peer::Wish;
 use super::stats::Drops;
 use super::workers::{Crew, WAKER, Worker};
 use super::{Inbox, Routes, Shared, Signal, Sockets, lock, spin};
+use crate::key::PublicKey;
 use crate::proto::constants::HANDSHAKE_QUEUE_MAX;
 use crate::proto::rejected::Rejected;
 use crate::sys::thread as sys_thread;
@@ -227,6 +230,26 @@ impl Device {
     /// How many messages and packets this rule has dropped since the start.
     pub fn drops(&self, reason: Rejected) -> u64 {
         self.shared.drops.get(reason)
+    }
+
+    /// Starts a handshake with a peer, although nothing waits to be sent: to learn whether it is there. Nothing happens
+    /// where one was started less than 5 s ago (REKEY_TIMEOUT), and where the peer or its endpoint is not known. Without an
+    /// answer it is repeated, as any handshake is, for 90 s.
+    pub fn start_handshake(&self, peer: &PublicKey) {
+        if let Some(peer) = self.shared.peer_by_key(peer) {
+            self.shared.wish(&peer, Wish::HANDSHAKE);
+        }
+    }
+
+    /// What the device has dropped, holds and waits for, in numbers. Takes time in proportion to the peers, and
+    /// nothing from the threads that carry packets.
+    pub fn figures(&self) -> Figures {
+        Figures::of(&self.shared)
+    }
+
+    /// Whether the device's threads run: false from the moment on at which [`Device::wait`] has an answer. Never waits.
+    pub fn is_running(&self) -> bool {
+        !self.shared.closing.load(Ordering::Acquire)
     }
 
     /// Waits until the device has ended, and says why.

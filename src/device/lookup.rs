@@ -131,7 +131,6 @@ impl IndexTable {
     }
 
     /// How many indices are in use.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         *lock(&self.used)
     }

@@ -16,6 +16,7 @@
 //! | `stretch` | whether a busy thread has its processor for itself |
 //! | `events` | what happens to peers, told as it happens |
 //! | `stats` | drops, counted by rule |
+//! | `figures` | what the device tells of itself beside its peers, in numbers |
 //!
 //! A worker runs both roads inline, others help it under load; one control thread does everything that is rare. They
 //! meet in [`Shared`]: tables that are swapped as a whole, atomics, and bounded queues.
@@ -30,6 +31,7 @@ mod builder;
 pub mod config;
 mod control;
 pub mod events;
+mod figures;
 mod lookup;
 mod ordered;
 mod peer;
@@ -42,6 +44,7 @@ mod stretch;
 mod workers;
 
 pub use builder::{Builder, CloseReason, Device, THREADS_MAX, default_threads, queues_for};
+pub use figures::Figures;
 pub use spin::WINDOW_MAX as SPIN_MAX;
 
 use std::net::{IpAddr, SocketAddr};

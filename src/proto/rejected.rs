@@ -78,9 +78,112 @@ impl Rejected {
     /// How many variants there are: the length of an array of counters.
     pub const COUNT: usize = Self::DeliverFailed as usize + 1;
 
+    /// Every variant, in the order of their counters.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::MalformedMessage,
+        Self::MalformedInner,
+        Self::MalformedOutbound,
+        Self::UnknownIndex,
+        Self::UnknownPeer,
+        Self::BadMac1,
+        Self::BadTag,
+        Self::LowOrderPoint,
+        Self::ReplayedTimestamp,
+        Self::ReplayedCounter,
+        Self::NoHandshake,
+        Self::ExpiredKeypair,
+        Self::MessageLimit,
+        Self::UnexpectedCookie,
+        Self::CookieRequired,
+        Self::RateLimited,
+        Self::InitiationFlood,
+        Self::HandshakeTooSoon,
+        Self::NoPrivateKey,
+        Self::RoutingLoop,
+        Self::ForbiddenSource,
+        Self::NoRoute,
+        Self::NoEndpoint,
+        Self::QueueFull,
+        Self::StagedDropped,
+        Self::SendFailed,
+        Self::DeliverFailed,
+    ];
+
     /// The position of this variant's counter.
     pub const fn index(self) -> usize {
         self as usize
+    }
+
+    /// Its name in lower case with underscores, as in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MalformedMessage => "malformed_message",
+            Self::MalformedInner => "malformed_inner",
+            Self::MalformedOutbound => "malformed_outbound",
+            Self::UnknownIndex => "unknown_index",
+            Self::UnknownPeer => "unknown_peer",
+            Self::BadMac1 => "bad_mac1",
+            Self::BadTag => "bad_tag",
+            Self::LowOrderPoint => "low_order_point",
+            Self::ReplayedTimestamp => "replayed_timestamp",
+            Self::ReplayedCounter => "replayed_counter",
+            Self::NoHandshake => "no_handshake",
+            Self::ExpiredKeypair => "expired_keypair",
+            Self::MessageLimit => "message_limit",
+            Self::UnexpectedCookie => "unexpected_cookie",
+            Self::CookieRequired => "cookie_required",
+            Self::RateLimited => "rate_limited",
+            Self::InitiationFlood => "initiation_flood",
+            Self::HandshakeTooSoon => "handshake_too_soon",
+            Self::NoPrivateKey => "no_private_key",
+            Self::RoutingLoop => "routing_loop",
+            Self::ForbiddenSource => "forbidden_source",
+            Self::NoRoute => "no_route",
+            Self::NoEndpoint => "no_endpoint",
+            Self::QueueFull => "queue_full",
+            Self::StagedDropped => "staged_dropped",
+            Self::SendFailed => "send_failed",
+            Self::DeliverFailed => "deliver_failed",
+        }
+    }
+
+    /// Whose fault it is, or when it was: the group that the variant stands in.
+    pub fn fault(self) -> &'static str {
+        match self {
+            _ if self <= Self::MalformedOutbound => "malformed",
+            _ if self <= Self::UnknownPeer => "unknown",
+            _ if self <= Self::LowOrderPoint => "unauthentic",
+            _ if self <= Self::UnexpectedCookie => "stale",
+            _ => "unwelcome",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+    use alloc::string::String;
+
+    use super::*;
+
+    #[test]
+    fn names_and_positions_are_the_variants() {
+        for (index, reason) in Rejected::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+            let joined: String = reason.name().split('_').collect();
+            assert_eq!(joined, format!("{reason:?}").to_lowercase());
+        }
+    }
+
+    #[test]
+    fn faults_are_the_groups() {
+        let check = |reason: Rejected, fault| assert_eq!(reason.fault(), fault, "{reason:?}");
+        check(Rejected::MalformedMessage, "malformed");
+        check(Rejected::UnknownIndex, "unknown");
+        check(Rejected::BadTag, "unauthentic");
+        check(Rejected::ReplayedCounter, "stale");
+        check(Rejected::CookieRequired, "unwelcome");
+        check(Rejected::DeliverFailed, "unwelcome");
     }
 }
 

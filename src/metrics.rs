@@ -1,1 +1,0 @@
-//! A device's figures as OpenMetrics.
