@@ -3,7 +3,9 @@
 //! - [`config`]: what the file says.
 //! - [`reload`]: what has changed between two of them.
 //! - [`endpoints`]: endpoints that are names, and when to resolve them.
+//! - [`services`]: proxies and forwards.
 
 pub mod config;
 pub mod endpoints;
 pub mod reload;
+pub mod services;
