@@ -1,0 +1,216 @@
+//! `[UDPProxyTunnel]`: a UDP port of the host leads to one target inside the tunnel.
+//!
+//! Each client, by its address and port, has a *mapping*: a socket of its own inside the tunnel, so that what comes
+//! back finds its way. Only the target's answers count. A mapping is forgotten after the time of its description without
+//! a datagram in either direction, and the one that was idle for longest when [`MAPPINGS_MAX`] are reached; an idle
+//! service has no timer.
+//!
+//! The target's name is resolved once for each mapping; meanwhile, and whenever the tunnel is slower than the client,
+//! [`WAITING_MAX`] datagrams wait in the mapping, and one more is dropped (`QueueFull`).
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::Context;
+use super::dial::resolve;
+use super::failure::Failure;
+use super::network::{DatagramSocket, Network};
+use super::relay::BUFFER_BYTES;
+use crate::proxy::config::{Target, UdpProxyTunnel};
+
+/// Clients of one forward: each has a socket inside the tunnel and a buffer of 64 KiB.
+pub const MAPPINGS_MAX: usize = 1024;
+/// Datagrams of one client that wait for the tunnel.
+pub const WAITING_MAX: usize = 64;
+/// A mapping that could not be made is not made again for each datagram: so long its client's are dropped.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+struct Mapping {
+    waiting: mpsc::Sender<Box<[u8]>>,
+    last: Arc<Stamp>,
+    task: AbortHandle,
+}
+
+/// When a mapping was last used.
+struct Stamp {
+    epoch: Instant,
+    millis: AtomicU64,
+}
+
+impl Stamp {
+    fn new() -> Self {
+        Self { epoch: Instant::now(), millis: AtomicU64::new(0) }
+    }
+
+    fn touch(&self) {
+        self.millis.store(u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    fn last(&self) -> Instant {
+        self.epoch + Duration::from_millis(self.millis.load(Relaxed))
+    }
+}
+
+/// Serves clients for ever.
+pub(super) async fn serve<N: Network>(
+    socket: UdpSocket,
+    description: &UdpProxyTunnel,
+    context: Context<N>,
+) -> Infallible {
+    let socket = Arc::new(socket);
+    let mut mappings: HashMap<SocketAddr, Mapping> = HashMap::new();
+    let mut tasks = JoinSet::new();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let (length, client) = tokio::select! {
+            received = socket.recv_from(&mut buffer) => match received {
+                Ok(received) => received,
+                Err(error) => {
+                    // Said of an earlier answer to a client that is gone; nothing is lost.
+                    tracing::debug!(%error, "a datagram could not be received");
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            },
+            Some(_) = tasks.join_next() => {
+                // By its task and not by its client, who may have a new mapping by now.
+                mappings.retain(|_, mapping| !mapping.task.is_finished());
+                continue;
+            }
+        };
+        let mapping = match mappings.get(&client) {
+            Some(mapping) if !mapping.task.is_finished() => mapping,
+            _ => {
+                if mappings.len() >= context.limits.clients.min(MAPPINGS_MAX) {
+                    evict(&mut mappings);
+                    context.counters.failed(Failure::Evicted);
+                }
+                context.counters.accepted();
+                let (waiting, queue) = mpsc::channel(WAITING_MAX);
+                let last = Arc::new(Stamp::new());
+                let map = Map {
+                    context: context.clone(),
+                    target: description.target.clone(),
+                    idle: description.inactivity_timeout,
+                    client,
+                    outside: Arc::clone(&socket),
+                    last: Arc::clone(&last),
+                };
+                let task = tasks.spawn(map.run(queue));
+                mappings.entry(client).insert_entry(Mapping { waiting, last, task }).into_mut()
+            }
+        };
+        mapping.last.touch();
+        if mapping.waiting.try_send(buffer[..length].into()).is_err() {
+            context.counters.failed(Failure::QueueFull);
+        }
+    }
+}
+
+/// Forgets the client that was idle for longest.
+fn evict(mappings: &mut HashMap<SocketAddr, Mapping>) {
+    let oldest = mappings.iter().min_by_key(|(_, mapping)| mapping.last.last()).map(|(client, _)| *client);
+    if let Some(mapping) = oldest.and_then(|client| mappings.remove(&client)) {
+        mapping.task.abort();
+    }
+}
+
+/// The task of one mapping.
+struct Map<N: Network> {
+    context: Context<N>,
+    target: Target,
+    /// Zero: for ever.
+    idle: Duration,
+    client: SocketAddr,
+    outside: Arc<UdpSocket>,
+    last: Arc<Stamp>,
+}
+
+impl<N: Network> Map<N> {
+    /// Carries datagrams until the mapping is idle.
+    async fn run(self, mut queue: mpsc::Receiver<Box<[u8]>>) {
+        let counters = &self.context.counters;
+        let (socket, target) = match self.open().await {
+            Ok(open) => open,
+            Err(failure) => {
+                counters.failed(failure);
+                tracing::debug!(client = %self.client, target = %self.target, %failure, "not served");
+                tokio::time::sleep(RETRY_AFTER).await;
+                return;
+            }
+        };
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            tokio::select! {
+                datagram = queue.recv() => {
+                    // The mapping was given up.
+                    let Some(datagram) = datagram else { return };
+                    match socket.send_to(&datagram, target).await {
+                        Ok(_) => counters.sent_datagram(datagram.len()),
+                        Err(error) => {
+                            tracing::debug!(client = %self.client, %target, %error, "a datagram was not sent");
+                            counters.failed(Failure::SendFailed);
+                        }
+                    }
+                }
+                received = socket.recv_from(&mut buffer) => match received {
+                    Ok((length, from)) if from == target => {
+                        self.last.touch();
+                        match self.outside.send_to(&buffer[..length], self.client).await {
+                            Ok(_) => counters.received_datagram(length),
+                            Err(_) => counters.failed(Failure::SendFailed),
+                        }
+                    }
+                    Ok(_) => counters.failed(Failure::ForeignSource),
+                    // The stack is gone, or says that the target is: a new mapping begins afresh.
+                    Err(_) => return,
+                },
+                () = self.idle() => return,
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<(N::Socket, SocketAddr), Failure> {
+        let context = &self.context;
+        let addresses = tokio::time::timeout(
+            context.limits.connect_timeout,
+            resolve(&context.network, &self.target, context.strategy),
+        );
+        let addresses = addresses.await.unwrap_or(Err(Failure::NameNotResolved))?;
+        let mut outcome = Err(Failure::NameNotResolved);
+        for address in addresses {
+            let any = match address {
+                SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+                SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+            };
+            match context.network.bind(any) {
+                Ok(socket) => return Ok((socket, address)),
+                Err(error) => outcome = Err(Failure::of_connect(&error)),
+            }
+        }
+        outcome
+    }
+
+    /// Returns once nothing came from either side for the time that the description gives.
+    async fn idle(&self) {
+        if self.idle.is_zero() {
+            return std::future::pending().await;
+        }
+        loop {
+            let end = self.last.last() + self.idle;
+            if end <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(end).await;
+        }
+    }
+}

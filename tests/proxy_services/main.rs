@@ -1,0 +1,8 @@
+//! The sidecar's services, each spoken to by clients over loopback: what they answer, what they refuse, what they bound.
+#![cfg(feature = "proxy")]
+
+mod forwards;
+mod http;
+mod network;
+mod pressure;
+mod socks5;
