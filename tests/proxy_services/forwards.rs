@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::network::{Scripted, any, datagram_echo, echo_after_end, eventually, run, run_with, target};
 
-pub async fn round_trip(address: SocketAddr, payload: &[u8]) {
+pub(crate) async fn round_trip(address: SocketAddr, payload: &[u8]) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(payload).await.unwrap();
     stream.shutdown().await.unwrap();

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::network::{Scripted, any, echo_after_end, eventually, run};
 
-pub fn open() -> Service {
+pub(crate) fn open() -> Service {
     Service::Http(Http { bind: any(), username: None, password: None })
 }
 

@@ -13,9 +13,9 @@ use tokio::task::JoinHandle;
 
 /// Loopback, and 192.0.2.0/24 (RFC 5737) for hosts that cannot be reached, each in its own way.
 #[derive(Clone, Default)]
-pub struct Scripted {
-    pub names: HashMap<&'static str, Vec<IpAddr>>,
-    pub resolvers: Vec<SocketAddr>,
+pub(crate) struct Scripted {
+    pub(crate) names: HashMap<&'static str, Vec<IpAddr>>,
+    pub(crate) resolvers: Vec<SocketAddr>,
 }
 
 impl Network for Scripted {
@@ -56,7 +56,7 @@ impl Network for Scripted {
 }
 
 impl Scripted {
-    pub fn with_names(names: &[(&'static str, &[&str])]) -> Self {
+    pub(crate) fn with_names(names: &[(&'static str, &[&str])]) -> Self {
         let names = names
             .iter()
             .map(|(name, addresses)| (*name, addresses.iter().map(|address| address.parse().unwrap()).collect()));
@@ -65,10 +65,10 @@ impl Scripted {
 }
 
 /// A service that runs until this is dropped.
-pub struct Running {
-    pub address: SocketAddr,
-    pub counters: Arc<Counters>,
-    pub task: JoinHandle<()>,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) task: JoinHandle<()>,
 }
 
 impl Drop for Running {
@@ -77,7 +77,7 @@ impl Drop for Running {
     }
 }
 
-pub fn run_with(service: Service, network: Scripted, resolve: Resolve, limits: Limits) -> Running {
+pub(crate) fn run_with(service: Service, network: Scripted, resolve: Resolve, limits: Limits) -> Running {
     let bound = Services::new(network, resolve, limits).bind(&service).unwrap();
     let (address, counters) = (bound.local_addrs()[0], bound.counters());
     let task = tokio::spawn(async move {
@@ -86,23 +86,23 @@ pub fn run_with(service: Service, network: Scripted, resolve: Resolve, limits: L
     Running { address, counters, task }
 }
 
-pub fn run(service: Service, network: Scripted) -> Running {
+pub(crate) fn run(service: Service, network: Scripted) -> Running {
     let mut limits = Limits::default();
     // For hosts that say nothing.
     limits.connect_timeout = Duration::from_millis(300);
     run_with(service, network, Resolve::default(), limits)
 }
 
-pub fn any() -> SocketAddr {
+pub(crate) fn any() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-pub fn target(address: SocketAddr) -> Target {
+pub(crate) fn target(address: SocketAddr) -> Target {
     Target { host: Host::Address(address.ip()), port: address.port() }
 }
 
 /// Waits until `condition` holds; fails after ten seconds.
-pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..1000 {
         if condition() {
             return;
@@ -113,7 +113,7 @@ pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// A target that answers each connection's bytes, once they have ended, by the same bytes and an end.
-pub async fn echo_after_end() -> SocketAddr {
+pub(crate) async fn echo_after_end() -> SocketAddr {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = TcpListener::bind(any()).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -132,7 +132,7 @@ pub async fn echo_after_end() -> SocketAddr {
 }
 
 /// A target that sends each datagram back.
-pub async fn datagram_echo() -> SocketAddr {
+pub(crate) async fn datagram_echo() -> SocketAddr {
     let socket = UdpSocket::bind(any()).await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::network::{Running, Scripted, any, datagram_echo, echo_after_end, eventually, run, run_with};
 
-pub fn open() -> Service {
+pub(crate) fn open() -> Service {
     Service::Socks5(Socks5 { bind: any(), username: None, password: None })
 }
 
@@ -21,7 +21,7 @@ fn closed() -> Service {
 }
 
 /// The bytes of a request for an address in text.
-pub fn request(command: u8, host: &str, port: u16) -> Vec<u8> {
+pub(crate) fn request(command: u8, host: &str, port: u16) -> Vec<u8> {
     let mut bytes = vec![5, command, 0];
     match host.parse() {
         Ok(std::net::IpAddr::V4(ip)) => bytes.extend([&[1][..], &ip.octets()].concat()),
@@ -33,7 +33,7 @@ pub fn request(command: u8, host: &str, port: u16) -> Vec<u8> {
 }
 
 /// Reads a reply: its code, and the address in it.
-pub async fn reply(stream: &mut TcpStream) -> (u8, SocketAddr) {
+pub(crate) async fn reply(stream: &mut TcpStream) -> (u8, SocketAddr) {
     let mut head = [0; 4];
     stream.read_exact(&mut head).await.unwrap();
     assert_eq!((head[0], head[2]), (5, 0));
