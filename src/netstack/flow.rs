@@ -1,0 +1,513 @@
+//! One TCP connection: a smoltcp socket with an interface of its own.
+//!
+//! smoltcp looks through all sockets of an interface for each packet, so that each connection has an interface for
+//! itself and is found by a hash of its addresses and ports. It is driven from three sides, each under the
+//! flow's lock for as long as it takes: packets that arrived ([`Flow::ingest`]), the device that asks for packets to send
+//! ([`Flow::emit`]), and its user ([`Flow::poll_read`] and the like). Each of them ends with a look at what the flow needs
+//! next, [`Settled`], which the stack carries out.
+//!
+//! Nothing waits in a queue on its way out: what is to be sent lies in the socket's buffer until the device
+//! has room, and is written then, up to 64 KiB with one header over IPv4, straight into the device's buffer. So any number of
+//! packets that arrived together are acknowledged once.
+//!
+//! smoltcp ends a connection that was quiet for its `timeout` even when nothing was asked of the peer, so the patience
+//! with a silent peer is measured here.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{CongestionControl, RecvError, Socket, SocketBuffer, State};
+use smoltcp::time::Instant;
+use smoltcp::wire::{HardwareAddress, IpCidr};
+
+use super::edge::{Edge, Emitted};
+use super::headers::TCP_RST;
+use super::listener::Listener;
+use super::wait::Wakers;
+
+/// How long a handshake may take when its caller set no limit: Linux' for `tcp_syn_retries` = 6.
+pub(super) const SYN_TIMEOUT: Duration = Duration::from_secs(127);
+
+/// How long a peer that asked for a connection has to confirm it: Linux' for `tcp_synack_retries` = 5.
+const SYN_ACK_TIMEOUT: Duration = Duration::from_secs(63);
+
+/// How long a peer may be silent while it has something to acknowledge: Linux' for `tcp_retries2` = 15, 924 s, rounded.
+const USER_TIMEOUT: Duration = Duration::from_secs(900);
+
+/// The same for a connection that its user has let go of: Linux' `tcp_fin_timeout`.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Keepalives that may stay unanswered.
+const KEEPALIVE_PROBES: u32 = 5;
+
+/// When to look again at a flow that says it has something to send, and gives nothing: no case is known, and one must
+/// not keep a processor busy.
+const NOTHING_GIVEN_DELAY: Duration = Duration::from_millis(1);
+
+/// Of a send buffer, which part has to be free before a waiting writer is woken: Linux' third.
+const WRITE_WAKE_DIVISOR: usize = 3;
+
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+
+/// Addresses and ports of both ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct FlowKey {
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+}
+
+/// A connection.
+pub(super) struct Flow {
+    pub(super) key: FlowKey,
+    /// Which lane its packets leave by.
+    pub(super) hash: u64,
+    /// It waits in its lane to be asked for packets.
+    pub(super) is_queued: AtomicBool,
+    /// When it is to be looked at, in microseconds of the stack's clock; written under the timers' lock.
+    pub(super) alarm: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+/// How far it is.
+enum Stage {
+    /// We asked for it.
+    Connecting,
+    /// The peer asked for it.
+    Accepting(Arc<Listener>),
+    /// It was established.
+    Open,
+    /// It is over, whatever the reason.
+    Ended,
+}
+
+struct Inner {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    socket: SocketHandle,
+    mtu: usize,
+    stage: Stage,
+    /// Somebody has it in hand.
+    has_user: bool,
+    /// Nothing more is to be read.
+    is_read_shut: bool,
+    keepalive: Option<Duration>,
+    /// Why it ended, if not in order.
+    failure: Option<io::ErrorKind>,
+    /// When the patience with a silent peer ends.
+    give_up: Option<Instant>,
+    /// The last packet that was sent in TIME-WAIT: what answers a repeated FIN.
+    last_ack: Option<Box<[u8]>>,
+    readers: Wakers,
+    writers: Wakers,
+}
+
+/// What a flow needs next.
+#[must_use]
+pub(super) struct Settled {
+    pub(super) due: Due,
+    /// It was established: whoever listens gets it.
+    pub(super) accepted: Option<Arc<Listener>>,
+    /// It was being established and is not any more, either way.
+    pub(super) no_longer_half_open: Option<Arc<Listener>>,
+    woken: [Wakers; 2],
+}
+
+impl Settled {
+    /// Wakes those who wait for what has happened.
+    pub(super) fn wake(&mut self) {
+        self.woken.iter_mut().for_each(|wakers| wakers.take().wake());
+    }
+}
+
+/// When a flow is to be asked for packets.
+#[derive(Debug)]
+pub(super) enum Due {
+    Now,
+    At(Instant),
+    Never,
+    /// It is over.
+    Ended,
+    /// It is in TIME-WAIT, nobody has it in hand, and this answers what may still come.
+    TimeWait(Box<[u8]>),
+}
+
+/// What a flow is made with.
+pub(super) struct Parameters {
+    pub(super) mtu: usize,
+    /// Bytes, in each direction.
+    pub(super) buffer: usize,
+    /// What sequence numbers are drawn from.
+    pub(super) seed: u64,
+}
+
+impl Inner {
+    fn new(key: &FlowKey, parameters: &Parameters, stage: Stage, now: Instant) -> Self {
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = parameters.seed;
+        let mut replies = Vec::new();
+        let mut edge = Edge::new(parameters.mtu, None, &mut [], &mut replies);
+        let mut interface = Interface::new(config, &mut edge, now);
+        let prefix_len = if key.local.is_ipv4() { 32 } else { 128 };
+        interface.update_ip_addrs(|addresses| {
+            addresses.push(IpCidr::new(key.local.ip().into(), prefix_len)).expect("there is room for one");
+        });
+        // Zeroed memory of this size costs nothing before it is used.
+        let buffer = || SocketBuffer::new(vec![0; parameters.buffer]);
+        let mut socket = Socket::new(buffer(), buffer());
+        socket.set_congestion_control(CongestionControl::Cubic);
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let socket = sockets.add(socket);
+        Self {
+            interface,
+            sockets,
+            socket,
+            mtu: parameters.mtu,
+            stage,
+            has_user: false,
+            is_read_shut: false,
+            keepalive: None,
+            failure: None,
+            give_up: None,
+            last_ack: None,
+            readers: Wakers::default(),
+            writers: Wakers::default(),
+        }
+    }
+
+    fn socket(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.socket)
+    }
+
+    /// How long the peer may be silent now; `None` when nothing is asked of it.
+    fn patience(&mut self) -> Option<Duration> {
+        let (has_user, keepalive) = (self.has_user, self.keepalive);
+        let socket = self.socket();
+        match socket.state() {
+            State::SynSent => Some(SYN_TIMEOUT),
+            State::Listen | State::SynReceived => Some(SYN_ACK_TIMEOUT),
+            State::Closed | State::TimeWait => None,
+            _ if !has_user => Some(ORPHAN_TIMEOUT),
+            State::FinWait1 | State::Closing | State::LastAck => Some(USER_TIMEOUT),
+            _ if socket.send_queue() > 0 => Some(USER_TIMEOUT),
+            _ => keepalive.map(|interval| interval * (KEEPALIVE_PROBES + 1)),
+        }
+    }
+
+    /// Ends the connection at once.
+    fn fail(&mut self, failure: io::ErrorKind) {
+        self.failure.get_or_insert(failure);
+        self.socket().abort();
+    }
+
+    /// Looks at what has come of the last step.
+    fn settle(&mut self, now: Instant, heard: bool) -> Settled {
+        let is_read_shut = self.is_read_shut;
+        let socket = self.socket();
+        if is_read_shut {
+            while socket.recv(|bytes| (bytes.len(), bytes.len())).is_ok_and(|dropped| dropped > 0) {}
+        }
+        let state = socket.state();
+        let mut settled =
+            Settled { due: Due::Never, accepted: None, no_longer_half_open: None, woken: Default::default() };
+        match &self.stage {
+            Stage::Connecting if state == State::Closed => self.stage = Stage::Ended,
+            Stage::Connecting if state != State::SynSent && state != State::SynReceived => self.stage = Stage::Open,
+            // A reset of a half-open connection makes smoltcp listen again.
+            Stage::Accepting(listener) if state == State::Closed || state == State::Listen => {
+                settled.no_longer_half_open = Some(Arc::clone(listener));
+                self.stage = Stage::Ended;
+            }
+            Stage::Accepting(listener) if state != State::SynReceived => {
+                settled.no_longer_half_open = Some(Arc::clone(listener));
+                settled.accepted = Some(Arc::clone(listener));
+                self.stage = Stage::Open;
+                // The listener, until it is accepted.
+                self.has_user = true;
+            }
+            Stage::Open if state == State::Closed => self.stage = Stage::Ended,
+            _ => {}
+        }
+        let has_ended = matches!(self.stage, Stage::Ended);
+
+        let socket = self.socket();
+        let can_read = socket.can_recv() || !socket.may_recv();
+        let room = socket.send_capacity() - socket.send_queue();
+        let can_write = !socket.may_send() || room >= socket.send_capacity() / WRITE_WAKE_DIVISOR;
+        let is_connecting = matches!(self.stage, Stage::Connecting);
+        if has_ended || can_read && !is_connecting {
+            settled.woken[0] = self.readers.take();
+        }
+        if has_ended || can_write && !is_connecting {
+            settled.woken[1] = self.writers.take();
+        }
+
+        self.give_up = match self.patience() {
+            None => None,
+            Some(patience) if heard => Some(now + patience.into()),
+            Some(patience) => Some(self.give_up.map_or(now + patience.into(), |end| end.min(now + patience.into()))),
+        };
+        settled.due = self.due(now, has_ended);
+        settled
+    }
+
+    fn due(&mut self, now: Instant, has_ended: bool) -> Due {
+        let is_over = self.socket().local_endpoint().is_none();
+        if has_ended && is_over {
+            return Due::Ended;
+        }
+        let wanted = self.interface.poll_at(now, &self.sockets);
+        // Not before the peer's FIN was acknowledged.
+        if self.socket().state() == State::TimeWait
+            && !self.has_user
+            && let Some(answer) = self.last_ack.take()
+        {
+            return Due::TimeWait(answer);
+        }
+        match [wanted, self.give_up].into_iter().flatten().min() {
+            Some(at) if at <= now => Due::Now,
+            Some(at) => Due::At(at),
+            None => Due::Never,
+        }
+    }
+}
+
+impl Flow {
+    fn new(key: FlowKey, hash: u64, inner: Inner) -> Arc<Self> {
+        Arc::new(Self {
+            key,
+            hash,
+            is_queued: AtomicBool::new(false),
+            alarm: AtomicU64::new(NEVER),
+            inner: Mutex::new(inner),
+        })
+    }
+
+    /// A connection to be established; its first packet is due.
+    pub(super) fn connect(key: FlowKey, hash: u64, parameters: &Parameters, now: Instant) -> Arc<Self> {
+        let mut inner = Inner::new(&key, parameters, Stage::Connecting, now);
+        let socket = inner.sockets.get_mut::<Socket<'_>>(inner.socket);
+        socket
+            .connect(inner.interface.context(), key.remote, key.local)
+            .expect("a new socket can connect between addresses that are specified");
+        inner.has_user = true;
+        inner.give_up = Some(now + SYN_TIMEOUT.into());
+        Self::new(key, hash, inner)
+    }
+
+    /// A connection that a peer asks for; the packet that does is to be ingested next.
+    pub(super) fn accept(
+        key: FlowKey,
+        hash: u64,
+        parameters: &Parameters,
+        listener: Arc<Listener>,
+        now: Instant,
+    ) -> Arc<Self> {
+        let mut inner = Inner::new(&key, parameters, Stage::Accepting(listener), now);
+        inner.socket().listen(key.local).expect("a new socket can listen at an address that is specified");
+        inner.give_up = Some(now + SYN_ACK_TIMEOUT.into());
+        Self::new(key, hash, inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic inside leaves a connection that its user sees as it is.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes packets that arrived for it, whose checksums were verified, in order. What has to be answered at once is
+    /// added to `replies`: whole packets, without their TCP checksum.
+    pub(super) fn ingest<'a>(
+        &self,
+        packets: impl Iterator<Item = (&'a [u8], u8)>,
+        replies: &mut Vec<Box<[u8]>>,
+        now: Instant,
+    ) -> Settled {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        for (packet, flags) in packets {
+            let before = inner.socket().state();
+            let mut edge = Edge::new(inner.mtu, Some(packet), &mut [], replies);
+            inner.interface.poll_ingress_single(now, &mut edge, &mut inner.sockets);
+            if flags & TCP_RST != 0 && before != State::Closed && inner.socket().state() == State::Closed {
+                inner.failure.get_or_insert(match before {
+                    State::SynSent => io::ErrorKind::ConnectionRefused,
+                    _ => io::ErrorKind::ConnectionReset,
+                });
+            }
+        }
+        inner.settle(now, true)
+    }
+
+    /// Writes its next packet to `buffer`, or several as one, without their TCP checksum.
+    pub(super) fn emit(&self, buffer: &mut [u8], now: Instant) -> (Option<Emitted>, Settled) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        if inner.give_up.is_some_and(|end| end <= now) {
+            inner.fail(io::ErrorKind::TimedOut);
+        }
+        let mut replies = Vec::new();
+        let mut edge = Edge::new(inner.mtu, None, &mut *buffer, &mut replies);
+        inner.interface.poll_egress(now, &mut edge, &mut inner.sockets);
+        let emitted = edge.emitted;
+        if let Some(emitted) = &emitted
+            && inner.socket().state() == State::TimeWait
+        {
+            inner.last_ack = Some(buffer[..emitted.len].into());
+        }
+        let mut settled = inner.settle(now, false);
+        if emitted.is_none() && matches!(settled.due, Due::Now) {
+            settled.due = Due::At(now + NOTHING_GIVEN_DELAY.into());
+        }
+        (emitted, settled)
+    }
+
+    /// Looks whether anything is due: its alarm rang.
+    pub(super) fn look(&self, now: Instant) -> Settled {
+        self.lock().settle(now, false)
+    }
+
+    /// Waits until it is established, or is not going to be.
+    pub(super) fn poll_connected(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.lock();
+        match inner.stage {
+            Stage::Connecting => {
+                inner.writers.register(context.waker());
+                Poll::Pending
+            }
+            Stage::Ended => Poll::Ready(Err(inner.failure.unwrap_or(io::ErrorKind::ConnectionReset).into())),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Reads into `buffer`: `Ok(0)` at the end of what the peer sent.
+    pub(super) fn poll_read(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+        now: Instant,
+    ) -> (Poll<io::Result<usize>>, Option<Settled>) {
+        let mut inner = self.lock();
+        if buffer.is_empty() || inner.is_read_shut {
+            return (Poll::Ready(Ok(0)), None);
+        }
+        match inner.socket().recv_slice(buffer) {
+            Ok(0) => {
+                inner.readers.register(context.waker());
+                (Poll::Pending, None)
+            }
+            Ok(len) => (Poll::Ready(Ok(len)), Some(inner.settle(now, false))),
+            Err(RecvError::Finished) => (Poll::Ready(Ok(0)), None),
+            Err(RecvError::InvalidState) => {
+                (Poll::Ready(inner.failure.map_or(Ok(0), |failure| Err(failure.into()))), None)
+            }
+        }
+    }
+
+    /// Leaves bytes to be sent, as many as there is room for.
+    pub(super) fn poll_write(
+        &self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> (Poll<io::Result<usize>>, Option<Settled>) {
+        let mut inner = self.lock();
+        match inner.socket().send_slice(bytes) {
+            Ok(0) if !bytes.is_empty() => {
+                inner.writers.register(context.waker());
+                (Poll::Pending, None)
+            }
+            Ok(len) => (Poll::Ready(Ok(len)), Some(inner.settle(now, false))),
+            Err(_) => {
+                let failure = inner.failure.unwrap_or(io::ErrorKind::BrokenPipe);
+                (Poll::Ready(Err(failure.into())), None)
+            }
+        }
+    }
+
+    /// Nothing more will be written: the peer is told once it has what was written before.
+    pub(super) fn shutdown_write(&self, now: Instant) -> io::Result<Settled> {
+        let mut inner = self.lock();
+        if matches!(inner.stage, Stage::Ended) {
+            return Err(inner.failure.unwrap_or(io::ErrorKind::NotConnected).into());
+        }
+        inner.socket().close();
+        Ok(inner.settle(now, false))
+    }
+
+    /// What arrived and what will arrive is dropped.
+    pub(super) fn shutdown_read(&self, now: Instant) -> Settled {
+        let mut inner = self.lock();
+        inner.is_read_shut = true;
+        let mut settled = inner.settle(now, false);
+        settled.woken[0] = inner.readers.take();
+        settled
+    }
+
+    /// Sends small writes at once, or waits for more while something is unacknowledged.
+    pub(super) fn set_nodelay(&self, nodelay: bool) {
+        self.lock().socket().set_nagle_enabled(!nodelay);
+    }
+
+    pub(super) fn is_nodelay(&self) -> bool {
+        !self.lock().socket().nagle_enabled()
+    }
+
+    /// Asks a silent peer for a sign of life each `interval`.
+    pub(super) fn set_keepalive(&self, interval: Option<Duration>, now: Instant) -> Settled {
+        let mut inner = self.lock();
+        inner.keepalive = interval;
+        inner.socket().set_keep_alive(interval.map(Into::into));
+        inner.settle(now, true)
+    }
+
+    /// Nobody has it in hand any more: what was written is still delivered and the connection closed in order. As with
+    /// Linux it is reset instead when something arrived that was never read.
+    pub(super) fn release(&self, now: Instant) -> Settled {
+        let mut inner = self.lock();
+        inner.has_user = false;
+        inner.give_up = None;
+        let socket = inner.socket();
+        if socket.can_recv() {
+            socket.abort();
+        } else {
+            socket.close();
+        }
+        if matches!(inner.stage, Stage::Connecting) {
+            inner.stage = Stage::Ended;
+        }
+        inner.is_read_shut = true;
+        inner.settle(now, false)
+    }
+
+    /// Ends it at once, for this reason.
+    pub(super) fn fail(&self, failure: io::ErrorKind, now: Instant) -> Settled {
+        let mut inner = self.lock();
+        inner.fail(failure);
+        inner.settle(now, false)
+    }
+
+    /// The same, if it is not established yet.
+    pub(super) fn fail_connecting(&self, failure: io::ErrorKind, now: Instant) -> Option<Settled> {
+        let mut inner = self.lock();
+        if !matches!(inner.stage, Stage::Connecting) {
+            return None;
+        }
+        inner.fail(failure);
+        Some(inner.settle(now, false))
+    }
+
+    /// Whether the peer has still to confirm what it asked for.
+    pub(super) fn is_half_open(&self) -> bool {
+        matches!(self.lock().stage, Stage::Accepting(_))
+    }
+
+    /// Its alarm rang, or is not needed any more; called under the timers' lock.
+    pub(super) fn clear_alarm(&self) {
+        self.alarm.store(NEVER, Ordering::Relaxed);
+    }
+}
