@@ -1,9 +1,11 @@
 # The verbs of this repository. CI calls the same ones (.ci/run).
 
 .DEFAULT_GOAL := help
-.PHONY: help check test demo bench fuzz install clean
+.PHONY: help check test demo bench fuzz static image install clean
 
 PREFIX ?= /usr/local
+# Cargo's profile for `make static` and `make image`.
+PROFILE ?= release
 # What `make bench` passes on, for instance: make bench BENCH_ARGS=--quick
 BENCH_ARGS ?=
 
@@ -32,6 +34,12 @@ fuzz: ## Builds the fuzz targets, where cargo-fuzz and a nightly toolchain are i
 	@if cargo fuzz --version >/dev/null 2>&1 && cargo +nightly --version >/dev/null 2>&1; then cargo +nightly fuzz build; \
 	else echo "fuzz: skipped: needs cargo-fuzz and a nightly toolchain"; \
 	echo "fuzz: (the committed corpora are replayed by make test all the same)"; fi
+
+static: ## One static program that needs no file beside itself: target/static/adit
+	scripts/static.sh $(PROFILE)
+
+image: static ## The container image adit:VERSION, from nothing but the static program (buildah, podman or docker)
+	scripts/image.sh
 
 install: ## The program, man page, completions and units, under PREFIX (/usr/local)
 	cargo build --release --bin adit
