@@ -1,40 +1,45 @@
 #!/bin/bash
-# Builds the container image `adit:VERSION` from the static program, by buildah, podman or docker, whichever is there.
-# Nothing is pulled. With --archive it is also written to target/static/adit-image.tar, to be loaded elsewhere
-# (podman load, docker load, ctr image import); that needs buildah.
+# Builds the container image adit:VERSION from the static program, by buildah, podman or docker, whichever is there.
+# Nothing is pulled.
 #
-#   scripts/image.sh [--archive]                ADIT_IMAGE_STORE=FOLDER: buildah's storage, if not the user's usual one
+#   scripts/image.sh [PROGRAM]                     target/static/adit, if not given
+#
+# ADIT_IMAGE_ARCHIVE=FILE   also writes it as an archive, to be loaded elsewhere (`podman load`, `docker load`)
+# ADIT_IMAGE_STORE=FOLDER   buildah's storage, if not the user's
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+program=${1:-target/static/adit}
 version=$(sed -n '/^\[package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 tag=adit:$version
-if [[ ! -x target/static/adit ]]; then
-    echo "image: target/static/adit is not there: make static" >&2
+archive=${ADIT_IMAGE_ARCHIVE:-}
+if [[ ! -x "$program" ]]; then
+    echo "image: $program is not there: make static" >&2
     exit 1
 fi
-# The context is a folder of its own: the archive may lie beside the program.
+# A folder with the program and nothing else.
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
-cp target/static/adit "$context/adit"
+cp "$program" "$context/adit"
 
 if command -v buildah >/dev/null; then
-    # vfs and chroot work where overlay mounts and namespaces are not permitted, as within another container.
-    store=()
+    # vfs and chroot work where overlays and namespaces are not permitted, as within another container.
+    buildah=(buildah --storage-driver vfs)
     if [[ -n "${ADIT_IMAGE_STORE:-}" ]]; then
         mkdir -p "$ADIT_IMAGE_STORE"
-        folder=$(realpath "$ADIT_IMAGE_STORE")
-        store=(--root "$folder/root" --runroot "$folder/run")
+        store=$(realpath "$ADIT_IMAGE_STORE")
+        buildah+=(--root "$store/root" --runroot "$store/run")
     fi
-    in_store() { buildah --storage-driver vfs "${store[@]}" "$@"; }
-    in_store bud --isolation chroot --quiet -t "$tag" -f deploy/docker/Dockerfile "$context" >&2
-    if [[ "${1:-}" == --archive ]]; then
-        rm -f target/static/adit-image.tar
-        in_store push --quiet "$tag" "docker-archive:$PWD/target/static/adit-image.tar:$tag" >&2
-        echo target/static/adit-image.tar
+    "${buildah[@]}" bud --isolation chroot --quiet --tag "$tag" --file deploy/docker/Dockerfile "$context" >&2
+    if [[ -n "$archive" ]]; then
+        rm -f "$archive"
+        "${buildah[@]}" push --quiet "$tag" "docker-archive:$archive:$tag" >&2
     fi
 elif builder=$(command -v podman || command -v docker); then
-    "$builder" build -t "$tag" -f deploy/docker/Dockerfile "$context" >&2
+    "$builder" build --tag "$tag" --file deploy/docker/Dockerfile "$context" >&2
+    if [[ -n "$archive" ]]; then
+        "$builder" save --output "$archive" "$tag" >&2
+    fi
 else
     echo "image: needs buildah, podman or docker" >&2
     exit 1
