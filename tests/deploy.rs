@@ -7,11 +7,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde_json::Value;
-use testbed::{Scratch, find_program, name_of, run_to_end, skip, try_run_to_end};
+use testbed::{Scratch, name_of, run_to_end, skip, try_run_to_end};
 
 /// Everything is compiled once more, for another target.
 const BUILD_LIMIT: Duration = Duration::from_secs(1200);
@@ -199,7 +199,8 @@ fn against_restricted(pod: &Value) -> Vec<String> {
         }
     }
     let whole = &pod["securityContext"];
-    for container in ["initContainers", "containers"].iter().flat_map(|key| pod[*key].as_array().into_iter().flatten()) {
+    for container in ["initContainers", "containers"].iter().flat_map(|key| pod[*key].as_array().into_iter().flatten())
+    {
         let (own, name) = (&container["securityContext"], &container["name"]);
         let either = |key: &str| if own[key].is_null() { &whole[key] } else { &own[key] };
         demand(either("runAsNonRoot") == true, format!("{name}: runAsNonRoot"));
@@ -250,8 +251,6 @@ fn the_sidecar_is_native_probed_and_restricted() {
 /// `adit proxy --check` on a file, with a key in the place of the one that it names.
 #[track_caller]
 fn check_file(scratch: &Scratch, name: &str, text: &str) {
-    static KEY: Mutex<()> = Mutex::new(());
-    let _one = KEY.lock().unwrap_or_else(PoisonError::into_inner);
     let key = scratch.write("private-key", &testbed::Keys::generate().private);
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("the file is ours");
     let file = scratch.write(name, text);
