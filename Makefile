@@ -19,7 +19,7 @@ test: ## Every test; as root also those in network namespaces (installs the tool
 	scripts/install-tools.sh
 	scripts/test.sh
 
-demo: ## A tunnel between two namespaces: ping, iperf3 both ways, wg show (root)
+demo: ## A tunnel between two namespaces, and a sidecar (root); without root, a page fetched through a tunnel in one process
 	@if [ "$$(id -u)" = 0 ]; then scripts/install-tools.sh --demo; fi
 	cargo build --release --bin adit
 	scripts/demo.sh target/release/adit

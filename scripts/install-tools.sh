@@ -10,13 +10,13 @@ set -euo pipefail
 PATH="$PATH:/usr/sbin:/sbin:${CARGO_HOME:-$HOME/.cargo}/bin"
 
 declare -A package_of=(
-    [wg]=wireguard-tools [ip]=iproute2 [ping]=iputils-ping [iperf3]=iperf3
+    [wg]=wireguard-tools [ip]=iproute2 [ping]=iputils-ping [iperf3]=iperf3 [setpriv]=util-linux
 )
 declare -A crate_of=()
 if [[ "${1:-}" != --demo ]]; then
     package_of+=(
         [wireguard-go]=wireguard-go [tcpdump]=tcpdump [tshark]=tshark [ncat]=ncat [nft]=nftables
-        [ethtool]=ethtool [sysctl]=procps [capsh]=libcap2-bin [setpriv]=util-linux
+        [ethtool]=ethtool [sysctl]=procps [capsh]=libcap2-bin
         [curl]=curl [dig]=bind9-dnsutils [buildah]=buildah [python3]=python3
     )
     crate_of+=([boringtun-cli]=boringtun-cli@0.7.1 [gotatun]=gotatun-cli@0.10.2 [onetun]=onetun@0.3.10)
