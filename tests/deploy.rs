@@ -255,7 +255,11 @@ fn check_file(scratch: &Scratch, name: &str, text: &str) {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("the file is ours");
     let file = scratch.write(name, text);
     let mut check = in_root(testbed::Implementation::Adit.program());
-    check.args(["proxy", "--check", "-c"]).arg(file).env("ADIT_INTERFACE_PRIVATEKEYFILE", key);
+    check
+        .args(["proxy", "--check", "-c"])
+        .arg(file)
+        .env("ADIT_INTERFACE_PRIVATEKEYFILE", key)
+        .env("SOCKS_PASSWORD", "hush");
     let output = try_run_to_end(&mut check, COMMAND_LIMIT).expect("the program can be started");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}: {said}");

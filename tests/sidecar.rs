@@ -641,9 +641,9 @@ fn mistakes_are_told_with_their_place() {
     assert_eq!(check(&good).0, Some(0));
     for (mistake, place) in [
         ("[Socks5]\nBindAdress = 127.0.0.1:1080\n", "FILE:8:1"),
-        ("[Socks5]\nBindAddress = 127.0.0.1\n", "FILE:8:15"),
+        ("[Socks5]\nBindAddress = 127.0.0.1\n", "FILE:8:24"),
         ("[Sock5]\nBindAddress = 127.0.0.1:1080\n", "FILE:7:"),
-        ("[TCPClientTunnel]\nBindAddress = 127.0.0.1:1\nTarget = nowhere\n", "FILE:9:10"),
+        ("[TCPClientTunnel]\nBindAddress = 127.0.0.1:1\nTarget = nowhere\n", "FILE:9:17"),
         ("[TCPServerTunnel]\nListenPort = 65536\nTarget = a:1\n", "FILE:8:14"),
         ("[Socks5]\nBindAddress\n", "FILE:8:"),
     ] {
