@@ -41,10 +41,12 @@ static: ## One static program that needs no file beside itself: target/static/ad
 image: static ## The container image adit:VERSION, from nothing but the static program (buildah, podman or docker)
 	scripts/image.sh
 
-install: ## The program, man page, completions and units, under PREFIX (/usr/local)
+install: ## The program, man pages, completions and units, under PREFIX (/usr/local)
 	cargo build --release --bin adit
 	install -D -m 0755 target/release/adit $(DESTDIR)$(PREFIX)/bin/adit
 	install -D -m 0644 docs/man/adit.8 $(DESTDIR)$(PREFIX)/share/man/man8/adit.8
+	install -D -m 0644 docs/man/adit-proxy.8 $(DESTDIR)$(PREFIX)/share/man/man8/adit-proxy.8
+	install -D -m 0644 docs/man/adit.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/adit.conf.5
 	install -D -m 0644 deploy/completions/adit.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/adit
 	install -D -m 0644 deploy/completions/_adit $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_adit
 	install -D -m 0644 deploy/completions/adit.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/adit.fish

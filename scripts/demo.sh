@@ -147,7 +147,7 @@ sed -n '/^\[TCPClientTunnel/,$p' "$scratch/sidecar/adit.conf"
 ip netns exec "$left" "${without_privileges[@]}" "$scratch/sidecar/adit" proxy -c "$scratch/sidecar/adit.conf" \
     >"$scratch/sidecar.log" 2>&1 &
 sidecar=$!
-for _ in $(seq 100); do on_left bash -c '(exec 3<>/dev/tcp/127.0.0.1/5301) 2>/dev/null' && break; sleep 0.05; done
+for _ in $(seq 100); do on_left ss -Hltn "sport = :5301" | grep -q . && break; sleep 0.05; done
 on_left iperf3 -c 127.0.0.1 -p 5301 -t 3 | tee "$scratch/through-sidecar"
 grep -E '^(Uid|CapEff)' "/proc/$sidecar/status"
 kill "$sidecar"
