@@ -17,6 +17,8 @@ use super::wait_until;
 pub const USER: u32 = 65_532;
 /// Where a sidecar sees its folder.
 pub const FOLDER: &str = "/mnt";
+/// Root's own folders of programs are closed to others.
+const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// From the start until the log or a listener says that it serves.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Any single answer of a proxy.
@@ -36,7 +38,7 @@ pub fn unprivileged(namespace: &Namespace, folder: &Path, script: &str) -> Comma
     let user = USER.to_string();
     let drop = format!(
         "mount --bind \"$1\" {FOLDER}; mount --bind \"$2\" {FOLDER}/bin/adit; cd {FOLDER}; \
-         ulimit -Sn {OPEN_FILES}; export PATH=\"{FOLDER}/bin:$PATH\" HOME={FOLDER}; \
+         ulimit -Sn {OPEN_FILES}; export PATH={FOLDER}/bin:{SYSTEM_PATH} HOME={FOLDER}; \
          exec setpriv --reuid {user} --regid {user} --clear-groups --inh-caps=-all --ambient-caps=-all \
          --bounding-set=-all --no-new-privs sh -euc \"$3\""
     );
