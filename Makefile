@@ -1,9 +1,11 @@
 # The verbs of this repository. CI calls the same ones (.ci/run).
 
 .DEFAULT_GOAL := help
-.PHONY: help check test api demo bench fuzz install clean
+.PHONY: help check test api demo bench fuzz static image install clean
 
 PREFIX ?= /usr/local
+# Cargo's profile for `make static` and `make image`.
+PROFILE ?= release
 # What `make bench` passes on, for instance: make bench BENCH_ARGS=--quick
 BENCH_ARGS ?=
 
@@ -21,7 +23,7 @@ api: ## Writes the listing of the public API (docs/api) anew, after a change of 
 	ADIT_WRITE_API=1 cargo test --quiet --test api
 	@git status --short docs/api
 
-demo: ## A tunnel between two namespaces: ping, iperf3 both ways, wg show (root)
+demo: ## A tunnel between two namespaces, and a sidecar (root); without root, a page fetched through a tunnel in one process
 	@if [ "$$(id -u)" = 0 ]; then scripts/install-tools.sh --demo; fi
 	cargo build --release --bin adit
 	scripts/demo.sh target/release/adit
@@ -37,10 +39,18 @@ fuzz: ## Builds the fuzz targets, where cargo-fuzz and a nightly toolchain are i
 	else echo "fuzz: skipped: needs cargo-fuzz and a nightly toolchain"; \
 	echo "fuzz: (the committed corpora are replayed by make test all the same)"; fi
 
-install: ## The program, man page, completions and units, under PREFIX (/usr/local)
+static: ## One static program that needs no file beside itself: target/static/adit
+	scripts/static.sh $(PROFILE)
+
+image: static ## The container image adit:VERSION, from nothing but the static program (buildah, podman or docker)
+	scripts/image.sh
+
+install: ## The program, man pages, completions and units, under PREFIX (/usr/local)
 	cargo build --release --bin adit
 	install -D -m 0755 target/release/adit $(DESTDIR)$(PREFIX)/bin/adit
 	install -D -m 0644 docs/man/adit.8 $(DESTDIR)$(PREFIX)/share/man/man8/adit.8
+	install -D -m 0644 docs/man/adit-proxy.8 $(DESTDIR)$(PREFIX)/share/man/man8/adit-proxy.8
+	install -D -m 0644 docs/man/adit.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/adit.conf.5
 	install -D -m 0644 deploy/completions/adit.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/adit
 	install -D -m 0644 deploy/completions/_adit $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_adit
 	install -D -m 0644 deploy/completions/adit.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/adit.fish

@@ -1,41 +1,41 @@
 #!/bin/bash
-# A working tunnel in two network namespaces: adit at both ends, configured by wg, with ping and iperf3 through it.
+# A working tunnel in two network namespaces: adit at both ends, configured by wg, with ping and iperf3 through it; then a
+# sidecar without privileges as a third end.
 #
 #   scripts/demo.sh path/to/adit
 #
-# Needs root; nothing outside of the two namespaces is touched, and both are gone at the end. Without root it tries a
-# user namespace, which some systems permit; where there is none, or no TUN in it, it shows two devices in one process.
+# Needs root; nothing outside of the two namespaces is touched, and both are gone at the end. Without root it first shows
+# what needs none: two devices with TCP/IP stacks of their own, and a page fetched by HTTP through the tunnel between them.
+# Then it tries the rest in a user namespace, which some systems permit.
 set -euo pipefail
 
 adit=$(realpath "${1:?usage: demo.sh path/to/adit}")
 PATH="$PATH:/usr/sbin:/sbin"
 
-# What can be shown to anybody: the protocol and the pipeline, on edges in memory.
-without_tun() {
-    echo "demo: skipped: two namespaces, wg, ping, iperf3. For those: sudo make demo"
-    echo "demo: instead, two devices in one process, joined in memory"
-    exec cargo run --release --quiet --example memory_tunnel
+skip() {
+    echo "demo: skipped, because $1: two namespaces, wg, ping, iperf3, a sidecar. For those: sudo make demo"
+    exit 0
 }
 
-if (( EUID != 0 )); then
-    if [[ -z "${ADIT_DEMO_IN_USER_NAMESPACE:-}" ]] && unshare -Urnm true 2>/dev/null; then
-        echo "demo: not root: trying in a user namespace"
+if (( EUID != 0 )) && [[ -z "${ADIT_DEMO_IN_USER_NAMESPACE:-}" ]]; then
+    echo "demo: not root: first what needs no privileges at all"
+    (cd "$(dirname "$0")/.." && cargo run --release --quiet --example netstack_http_get)
+    if unshare -Urnm true 2>/dev/null; then
+        echo "demo: now the rest, in a user namespace"
         ADIT_DEMO_IN_USER_NAMESPACE=1 exec unshare -Urnm "$0" "$adit"
     fi
-    echo "demo: needs root for network namespaces and TUN devices, and this system permits no user namespaces"
-    without_tun
+    skip "it needs root and this system permits no user namespaces"
 fi
 if [[ -n "${ADIT_DEMO_IN_USER_NAMESPACE:-}" ]]; then
     # Folders that only the real root may write are replaced by our own, in this mount namespace alone.
     mount -t tmpfs tmpfs /run
     mkdir -p /run/netns /var/run/wireguard
     if ! { true <>/dev/net/tun; } 2>/dev/null; then
-        echo "demo: /dev/net/tun may not be opened here"
-        without_tun
+        skip "/dev/net/tun may not be opened here"
     fi
 fi
 missing=()
-for tool in wg ip ping iperf3; do command -v "$tool" >/dev/null || missing+=("$tool"); done
+for tool in wg ip ping iperf3 setpriv; do command -v "$tool" >/dev/null || missing+=("$tool"); done
 if (( ${#missing[@]} )); then
     echo "demo: not installed: ${missing[*]} (scripts/install-tools.sh --demo installs them)" >&2
     exit 1
@@ -114,6 +114,45 @@ on_left iperf3 -c 192.168.241.2 -t 3 | tee "$scratch/forward"
 say "iperf3, right to left"
 on_left iperf3 -c 192.168.241.2 -t 3 -R | tee "$scratch/reverse"
 
+say "A sidecar: a third end, without a TUN device, a capability or a privileged user"
+without_privileges=(setpriv --inh-caps=-all --bounding-set=-all --no-new-privs)
+user=$EUID
+if [[ -z "${ADIT_DEMO_IN_USER_NAMESPACE:-}" ]]; then
+    user=65532
+    without_privileges+=(--reuid "$user" --regid "$user" --clear-groups)
+fi
+# Where that user can read it, wherever this checkout lies.
+chmod 0711 "$scratch"
+install -d -m 0700 "$scratch/sidecar"
+install -m 0755 "$adit" "$scratch/sidecar/adit"
+(umask 077; "$adit" genkey >"$scratch/sidecar/private-key")
+cat >"$scratch/sidecar/adit.conf" <<END
+[Interface]
+PrivateKeyFile = private-key
+Address = 192.168.241.3/24
+
+[Peer]
+PublicKey = $(wg pubkey <"$scratch/right.key")
+Endpoint = 10.0.0.2:51822
+AllowedIPs = 192.168.241.0/24
+
+[TCPClientTunnel]
+BindAddress = 127.0.0.1:5301
+Target = 192.168.241.2:5201
+END
+chown -R "$user" "$scratch/sidecar"
+on_right wg set "$wg_right" peer "$("$adit" pubkey <"$scratch/sidecar/private-key")" allowed-ips 192.168.241.3/32
+sed -n '/^\[TCPClientTunnel/,$p' "$scratch/sidecar/adit.conf"
+# Not by on_left: this process becomes the sidecar.
+ip netns exec "$left" "${without_privileges[@]}" "$scratch/sidecar/adit" proxy -c "$scratch/sidecar/adit.conf" \
+    >"$scratch/sidecar.log" 2>&1 &
+sidecar=$!
+for _ in $(seq 100); do on_left ss -Hltn "sport = :5301" | grep -q . && break; sleep 0.05; done
+on_left iperf3 -c 127.0.0.1 -p 5301 -t 3 | tee "$scratch/through-sidecar"
+grep -E '^(Uid|CapEff)' "/proc/$sidecar/status"
+kill "$sidecar"
+wait "$sidecar"
+
 say "wg show"
 on_left wg show "$wg_left"
 echo
@@ -126,6 +165,7 @@ printf '%-28s %s, %s on average\n' "ping over inner IPv4" "$(loss "$scratch/ping
 printf '%-28s %s, %s on average\n' "ping over inner IPv6" "$(loss "$scratch/ping6")" "$(rtt "$scratch/ping6")"
 printf '%-28s %s\n' "TCP, left to right" "$(rate "$scratch/forward")"
 printf '%-28s %s\n' "TCP, right to left" "$(rate "$scratch/reverse")"
+printf '%-28s %s\n' "TCP, through the sidecar" "$(rate "$scratch/through-sidecar")"
 ip -n "$left" link delete "$wg_left"
 ip -n "$right" link delete "$wg_right"
 for _ in $(seq 100); do [[ -e "/var/run/wireguard/$wg_left.sock" || -e "/var/run/wireguard/$wg_right.sock" ]] || break; sleep 0.05; done

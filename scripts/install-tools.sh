@@ -10,15 +10,16 @@ set -euo pipefail
 PATH="$PATH:/usr/sbin:/sbin:${CARGO_HOME:-$HOME/.cargo}/bin"
 
 declare -A package_of=(
-    [wg]=wireguard-tools [ip]=iproute2 [ping]=iputils-ping [iperf3]=iperf3
+    [wg]=wireguard-tools [ip]=iproute2 [ping]=iputils-ping [iperf3]=iperf3 [setpriv]=util-linux
 )
 declare -A crate_of=()
 if [[ "${1:-}" != --demo ]]; then
     package_of+=(
         [wireguard-go]=wireguard-go [tcpdump]=tcpdump [tshark]=tshark [ncat]=ncat [nft]=nftables
-        [ethtool]=ethtool [sysctl]=procps [capsh]=libcap2-bin [setpriv]=util-linux
+        [ethtool]=ethtool [sysctl]=procps [capsh]=libcap2-bin
+        [curl]=curl [dig]=bind9-dnsutils [buildah]=buildah [python3]=python3
     )
-    crate_of+=([boringtun-cli]=boringtun-cli@0.7.1 [gotatun]=gotatun-cli@0.10.2)
+    crate_of+=([boringtun-cli]=boringtun-cli@0.7.1 [gotatun]=gotatun-cli@0.10.2 [onetun]=onetun@0.3.10)
 fi
 
 packages=()
@@ -38,3 +39,23 @@ for program in "${!crate_of[@]}"; do
     command -v "$program" >/dev/null && continue
     cargo install --locked "${crate_of[$program]}" || echo "install-tools: not installed: ${crate_of[$program]}" >&2
 done
+
+# What checks images and manifests, from PyPI, in a folder of its own; made anew when a version changes.
+if [[ "${1:-}" != --demo ]]; then
+    cd "$(dirname "$0")/.."
+    linters=target/linters
+    if ! cmp -s scripts/linters.txt "$linters/installed.txt"; then
+        rm -rf "$linters"
+        mkdir -p target
+        # Debian's python3 cannot make such a folder without another package.
+        if ! python3 -c 'import ensurepip' 2>/dev/null && (( EUID == 0 )) && command -v apt-get >/dev/null; then
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends python3-venv
+        fi
+        if python3 -m venv "$linters" &&
+            "$linters/bin/pip" install --quiet --disable-pip-version-check -r scripts/linters.txt; then
+            cp scripts/linters.txt "$linters/installed.txt"
+        else
+            echo "install-tools: not installed: what scripts/linters.txt lists (python3 with venv, and PyPI)" >&2
+        fi
+    fi
+fi

@@ -2,7 +2,7 @@
 # Runs every test and sums up: the runner's closing lines, what was skipped and why, and a line of totals, which also
 # goes to target/test-summary. Fails if a test fails; what was skipped is for the caller to judge.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 mkdir -p target
 log=target/test.log

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 ADIT, NO_SPIN, BARE, BEST = "adit", "adit-nospin", "veth", "the best"
+SIDECAR, ONETUN = "adit-proxy", "onetun"
 # Whom BEST is of: the implementations in userspace.
 OTHERS = ("wireguard-go", "gotatun", "boringtun")
 
@@ -44,6 +45,9 @@ def goals():
     # What `top` shows as 0.0 %.
     yield Goal("idle_cpu", ADIT, None, 0.05)
     yield Goal("tcp_reordered_per_gb", ADIT, BARE, 1.0)
+    yield Goal("sidecar_tcp1", SIDECAR, ONETUN, 2.0)
+    yield Goal("sidecar_tcp1", SIDECAR, ADIT, 0.35, 0.6)
+    yield Goal("connections", SIDECAR, None, 1000)
 
 
 @dataclass(frozen=True)

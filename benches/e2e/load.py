@@ -90,6 +90,18 @@ def iperf(link, address, seconds, *words):
         return iperf_answer(client, seconds)
 
 
+def iperf_by_way_of(link, entrance, address, seconds, *words):
+    """A transfer to a server at one address by a client that connects to another, which leads there."""
+    with server(link, RIGHT, "iperf3", "-s", "-1", "--forceflush", "-B", address, ready="listening"):
+        client = iperf_client(link, entrance, seconds, words)
+        try:
+            return iperf_answer(client, seconds)
+        finally:
+            client.kill()
+            client.wait()
+            client.stdout.close()
+
+
 class Traffic:
     """`traffic.rs`, compiled."""
 

@@ -37,6 +37,11 @@ HANDSHAKES_WINDOW = 4
 # After this the traffic's last timers are those that fire at ten seconds.
 IDLE_SETTLE = 1.5
 IDLE_SECONDS = 5.0
+# Through a sidecar: iperf3's own port, and the generators'.
+FORWARDED = (5201, TRAFFIC_PORT)
+CONNECTIONS = 1000
+# Until all of them are open, and again until all have their echo.
+CONNECTIONS_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class Settings:
     traffic: load.Traffic
     initiations: load.Initiations | None
     logs: pathlib.Path
+    # Whose TUN device is at the far end of sidecars.
+    far: tunnels.Implementation | None = None
 
 
 class Bench:
@@ -95,6 +102,9 @@ class Bench:
                 made = settings.initiations
                 self.tunnel = tunnels.responder(
                     *words, implementation, made.responder_key, made.initiators, settings.mtu)
+            elif group.topology == "forwarded":
+                self.tunnel = tunnels.forwarded(
+                    *words, implementation, settings.far, FORWARDED, settings.mtu, settings.logs)
             else:
                 left = partner if group.topology == "mixed" else implementation
                 self.tunnel = tunnels.pair(*words, left, implementation, settings.mtu)
@@ -397,6 +407,35 @@ def mixed(bench):
     yield {"mixed_rtt_p50": answer["p50"], "mixed_rtt_p99": answer["p99"]}
 
 
+# --- Sidecars ---
+
+# Behind every forward, and what the left's own interface reaches.
+TARGET = "192.168.241.2"
+
+
+def sidecar(bench):
+    near = bench.tunnel.interfaces[0]
+    for name, words in (("sidecar_tcp1", ()), ("sidecar_tcp1r", ("-R",))):
+        cpu = near.cpu()
+        moved = load.iperf_by_way_of(bench.link, bench.address, TARGET, bench.seconds, *words)
+        yield {name: moved.gbits, f"{name}_cpu_per_gb": per(near.cpu() - cpu, moved.gigabytes, name)}
+
+
+def connections(bench):
+    near = bench.tunnel.interfaces[0]
+    with bench.traffic.server(bench.link, "hold-serve", f"{TARGET}:{TRAFFIC_PORT}"):
+        time.sleep(SERVER_START)
+        before = near.peak_memory_mb()
+        held = bench.traffic.run(
+            bench.link, CONNECTIONS_SECONDS, "hold-open", f"{bench.address}:{TRAFFIC_PORT}", CONNECTIONS)
+    after = near.peak_memory_mb()
+    yield {
+        "connections": held["completed"], "connections_opening": held["opening"],
+        "connections_carrying": held["carrying"], "connections_memory": after,
+        "connections_memory_each": 1000 * (after - before) / CONNECTIONS,
+    }
+
+
 MEMORY = "memory_mb"
 # The seconds that starting iperf3 or a generator takes beside its own.
 START = 0.4
@@ -448,6 +487,19 @@ GROUPS = {group.name: group for group in (
         Metric("idle_cpu", "CPU of both daemons, of one core", "%"),
         Metric("idle_wakeups", "wake-ups of both daemons", "per s"),
     ), idle, lambda *_: SET_UP + IDLE_SETTLE + IDLE_SECONDS, bare=False),
+    Group("sidecar", "Through a TCP forward, adit's TUN at the far end; without a forward for comparison", (
+        Metric("sidecar_tcp1", "TCP 1 stream into the tunnel", "Gbit/s", True),
+        Metric("sidecar_tcp1_cpu_per_gb", "TCP 1 stream into the tunnel: near end's CPU", "s/GB"),
+        Metric("sidecar_tcp1r", "TCP 1 stream out of the tunnel", "Gbit/s", True),
+        Metric("sidecar_tcp1r_cpu_per_gb", "TCP 1 stream out of the tunnel: near end's CPU", "s/GB"),
+    ), sidecar, lambda s, _: SET_UP + 2 * (s + START), "forwarded", bare=False),
+    Group("connections", f"{CONNECTIONS} connections at once through the same", (
+        Metric("connections", "completed", "connections", True),
+        Metric("connections_opening", "opening them", "s"),
+        Metric("connections_carrying", "16 KiB there and back on each", "s"),
+        Metric("connections_memory", "near end's peak memory with them", "MB"),
+        Metric("connections_memory_each", "near end's peak memory for each of them", "kB"),
+    ), connections, lambda *_: SET_UP + 2, "forwarded", bare=False),
     Group("mixed", "Mixed pairs: adit on the left, the column's on the right", (
         Metric("mixed_tcp1", "TCP 1 stream, adit sends", "Gbit/s", True),
         Metric("mixed_tcp1r", "TCP 1 stream, adit receives", "Gbit/s", True),

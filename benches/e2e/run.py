@@ -25,7 +25,7 @@ sys.dont_write_bytecode = True
 
 import load
 import tunnel
-from goals import ADIT
+from goals import ADIT, ONETUN
 from link import OUTER_MTU, Failure, run, sweep
 from measures import GROUPS, MEMORY, Bench, Settings
 from report import number, page, text, verdicts
@@ -79,10 +79,15 @@ def give_up(words):
     sys.exit(2)
 
 
+def builds_of_adit(args):
+    """Programs by their names, at least one."""
+    return dict((given.rpartition("=")[0] or (f"adit-{n}" if n > 1 else ADIT), given.rpartition("=")[2])
+                for n, given in enumerate(args.adit or [str(ROOT / "target/release/adit")], 1))
+
+
 def implementations(args):
     """Those asked for that are here; says which are not."""
-    builds = dict((given.rpartition("=")[0] or (f"adit-{n}" if n > 1 else ADIT), given.rpartition("=")[2])
-                  for n, given in enumerate(args.adit or [str(ROOT / "target/release/adit")], 1))
+    builds = builds_of_adit(args)
     first, path = next(iter(builds.items()))
     known = [tunnel.Implementation(first, (path, "-f"))]
     known.append(tunnel.Implementation(f"{first}-nospin", (path, "-f"), {"ADIT_SPIN_US": "0"}))
@@ -94,6 +99,8 @@ def implementations(args):
         ("boringtun", shutil.which("boringtun-cli"), rust_words),
     ):
         known.append(tunnel.Implementation(name, (program or "", *words)))
+    known += [tunnel.Implementation(f"{name}-proxy", (path,), forward=tunnel.by_adit) for name, path in builds.items()]
+    known.append(tunnel.Implementation(ONETUN, (shutil.which("onetun") or "",), forward=tunnel.by_onetun))
     known.append(tunnel.Implementation("kernel"))
     known.append(tunnel.Implementation("veth", is_tunnel=False))
     asked = args.only.split(",") if args.only else [implementation.name for implementation in known]
@@ -153,6 +160,10 @@ def plan(args, chosen):
         group = GROUPS[name]
         for implementation in chosen:
             wanted = group.bare or implementation.is_tunnel
+            if group.topology == "forwarded":
+                wanted = implementation.forward or implementation.name == ADIT
+            elif implementation.forward:
+                wanted = False
             # Nothing is left out that was asked for by name.
             if implementation.environment and not args.explicit:
                 wanted = wanted and name in NO_SPIN_GROUPS
@@ -245,9 +256,12 @@ def main():
         else:
             say("no handshakes: `cargo build --release --example handshake_load` builds what they need; `make bench` does")
             args.metrics.remove("handshakes")
+    first, path = next(iter(builds_of_adit(args).items()))
+    far = tunnel.Implementation(first, (path, "-f"))
     settings = Settings(args.seconds, args.quick, args.mtu, args.peers, not args.no_udp_segmentation,
-                        load.Traffic(args.out), initiations, args.out)
-    partner = next((i for i in chosen if i.command and i.name.startswith(ADIT)), None)
+                        load.Traffic(args.out), initiations, args.out, far)
+    # Programs that forward are no partners: they have no interface.
+    partner = next((i for i in chosen if i.command and not i.forward and i.name.startswith(ADIT)), None)
     if "mixed" in args.metrics and not partner:
         give_up("mixed pairs need adit among the measured")
 

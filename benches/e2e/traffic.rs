@@ -11,8 +11,10 @@
 //! traffic dns-ask       ADDRESS:PORT SECONDS ASKERS
 //! traffic voip-listen   ADDRESS:PORT
 //! traffic voip-talk     ADDRESS:PORT SECONDS STREAMS
+//! traffic hold-serve    ADDRESS:PORT
+//! traffic hold-open     ADDRESS:PORT SECONDS CONNECTIONS
 //! ```
-//! `echo-serve` and `dns-serve` run until they are killed. `flood-count` and `voip-listen` report when their standard
+//! `echo-serve`, `dns-serve` and `hold-serve` run until they are killed. `flood-count` and `voip-listen` report when their standard
 //! input ends: who started them says when all has arrived.
 
 use std::io::{self, Read};
@@ -22,6 +24,7 @@ use std::time::Duration;
 mod dns;
 mod echo;
 mod flood;
+mod hold;
 mod quantiles;
 mod voip;
 
@@ -44,6 +47,8 @@ fn main() -> io::Result<()> {
         ["dns-ask", address, duration, askers] => dns::ask(address, seconds(duration)?, number(askers)?),
         ["voip-listen", address] => voip::listen(address),
         ["voip-talk", address, duration, streams] => voip::talk(address, seconds(duration)?, number(streams)?),
+        ["hold-serve", address] => hold::serve(address),
+        ["hold-open", address, duration, connections] => hold::open(address, seconds(duration)?, number(connections)?),
         _ => {
             eprintln!("traffic: not understood: {words:?}");
             std::process::exit(2)

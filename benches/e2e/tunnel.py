@@ -7,8 +7,10 @@ import math
 import os
 import pathlib
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
+from typing import Callable
 
 from link import Failure, run
 
@@ -21,12 +23,17 @@ HUB = "192.168.241.1"
 
 @dataclass(frozen=True)
 class Implementation:
-    """`command` gets the interface's name as its last word. The kernel's has none, nor has the bare link."""
+    """`command` gets the interface's name as its last word. The kernel's has none, nor has the bare link.
+
+    `forward` says how a program is told what to forward that has no interface, but takes TCP on a port of the left: it
+    gets the keys, the endpoint and the ports, and gives the words behind `command` and the text of its file.
+    """
 
     name: str
     command: tuple = ()
     environment: dict = field(default_factory=dict, hash=False)
     is_tunnel: bool = True
+    forward: Callable | None = field(default=None, hash=False)
 
     @property
     def is_process(self):
@@ -108,6 +115,53 @@ class Interface:
             subprocess.run(["ip", "-n", self.link.names[self.side], "link", "delete", self.name], capture_output=True)
 
 
+@dataclass(frozen=True)
+class Way:
+    """What a forwarding program is told: its key's file, the peer, and the ports that lead to the same ports of `target`."""
+
+    key_file: pathlib.Path
+    peer: str
+    endpoint: str
+    address: str
+    target: str
+    ports: tuple
+    mtu: int
+
+
+def by_adit(way):
+    """`adit proxy`: everything in a file."""
+    forwards = [f"[TCPClientTunnel]\nBindAddress = 127.0.0.1:{port}\nTarget = {way.target}:{port}\n" for port in way.ports]
+    file = way.key_file.with_suffix(".conf")
+    file.write_text(
+        f"[Interface]\nPrivateKeyFile = {way.key_file}\nAddress = {way.address}/24\nMTU = {way.mtu}\n"
+        f"[Peer]\nPublicKey = {way.peer}\nEndpoint = {way.endpoint}\nAllowedIPs = {way.target}/32\n" + "".join(forwards))
+    return ("proxy", "-c", str(file))
+
+
+def by_onetun(way):
+    """onetun: everything in arguments."""
+    return (*(f"127.0.0.1:{port}:{way.target}:{port}:TCP" for port in way.ports), "--private-key-file", str(way.key_file),
+            "--endpoint-public-key", way.peer, "--endpoint-addr", way.endpoint, "--source-peer-ip", way.address,
+            "--max-transmission-unit", str(way.mtu), "--log", "error")
+
+
+class Forwarder(Interface):
+    """A program on the left that takes TCP on ports of its own and carries it to the same ports of the right's address."""
+
+    def __init__(self, link, implementation, way, log):
+        self.link, self.side, self.name, self.implementation = link, LEFT, implementation.name, implementation
+        self.ports = way.ports
+        environment = os.environ | implementation.environment
+        words = link.inside(LEFT, *implementation.command, *implementation.forward(way))
+        self.daemon = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+
+    def wait(self):
+        script = "import socket, sys; [socket.create_connection(('127.0.0.1', int(p))) for p in sys.argv[1:]]"
+        for port in self.ports:
+            wait_until(f"{self.implementation.name} listens on port {port}", lambda: self.is_alive() and succeeds(
+                *self.link.inside(LEFT, sys.executable, "-c", script, str(port))))
+
+
 class Tunnel:
     """Interfaces that belong together, and the `addresses` on the right that the left reaches through them.
 
@@ -157,6 +211,31 @@ def pair(link, log, left, right, mtu):
             end.configure(keys[side][0], PORT + side, [peer])
             end.up(f"192.168.241.{side + 1}/24", mtu)
         tunnel.addresses = ["192.168.241.2"]
+    return tunnel
+
+
+def forwarded(link, log, implementation, partner, ports, mtu, folder):
+    """A forwarding program on the left, or an interface for comparison; the partner's interface on the right.
+
+    `addresses` is what a client on the left connects to; behind all is 192.168.241.2.
+    """
+    if not implementation.forward:
+        return pair(link, log, implementation, partner, mtu)
+    tunnel = Tunnel(link, log)
+    with closing_on_failure(tunnel):
+        (key, public), (peer_key, peer) = key_pair(), key_pair()
+        key_file = folder / f"{implementation.name}.key"
+        key_file.touch(mode=0o600)
+        key_file.write_text(key)
+        end = tunnel.add(RIGHT, partner)
+        end.wait()
+        end.configure(peer_key, PORT + 1, [(public, "192.168.241.1/32", None)])
+        end.up("192.168.241.2/24", mtu)
+        way = Way(key_file, peer, f"{link.outer(RIGHT)}:{PORT + 1}", "192.168.241.1", "192.168.241.2", ports, mtu)
+        forwarder = Forwarder(link, implementation, way, log)
+        tunnel.interfaces.insert(0, forwarder)
+        forwarder.wait()
+        tunnel.addresses = ["127.0.0.1"]
     return tunnel
 
 

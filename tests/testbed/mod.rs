@@ -25,6 +25,8 @@
 //! | `load` | traffic in the background, floods, paced traffic that is counted |
 //! | `numbered` | payloads that show whether they were lost, reordered, repeated or altered |
 //! | `scripted` | a peer that the test plays itself |
+//! | `sidecar` | `adit proxy`, running as a user without privileges, and clients of its proxies |
+//! | `services` | what is behind a peer: HTTP, DNS, an echo |
 //! | `process` | commands with a deadline, daemons killed on drop, `/proc` |
 //! | `skip` | what was skipped, and why |
 //! | `sys` | the system calls that std lacks |
@@ -40,6 +42,8 @@ mod numbered;
 mod pair;
 mod process;
 mod scripted;
+mod services;
+mod sidecar;
 mod skip;
 mod sys;
 mod traffic;
@@ -57,8 +61,12 @@ pub use numbered::{Ledger, NUMBERED_LEN_MIN, write_numbered};
 pub use pair::{Initiator, Node, Outer, Pair, PairOptions};
 pub use process::{Process, Scratch, check_idle, run_to_end, signal, status_field, try_run_to_end};
 pub use scripted::{Heard, ScriptedPeer, ScriptedSocket, echo_reply, echo_request, forged_initiation};
+pub use services::{NAME as SERVICE_NAME, Services, dns_address, dns_question};
+pub use sidecar::{
+    Destination, FOLDER, Sidecar, SocksUdp, connect, folder_of_user, http_get, listens, socks_connect, unprivileged,
+};
 pub use skip::{missing, name_of, skip};
-pub use sys::{SIGINT, SIGKILL, SIGTERM};
+pub use sys::{SIGHUP, SIGINT, SIGKILL, SIGTERM, raise_open_files};
 pub use traffic::{Iperf, Ping, iperf, listen, ping, ping_with, transfer};
 pub use uapi::{Client, answers, socket_path};
 
