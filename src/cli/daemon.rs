@@ -500,7 +500,7 @@ impl Daemon {
 }
 
 /// Ends the process with this status when [`END_LIMIT`] is over, if it still runs then.
-fn exit_at_the_latest(status: i32) {
+pub(super) fn exit_at_the_latest(status: i32) {
     let exit = move || {
         thread::sleep(END_LIMIT);
         tracing::error!("The end took too long and was cut short");

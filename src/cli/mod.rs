@@ -12,6 +12,7 @@
 //! | `workers` | the settings of the device's workers |
 //! | `keys` | `genkey`, `genpsk`, `pubkey` |
 //! | `proxy` | the sidecar: `proxy` |
+//! | `watch` | files that change while the sidecar runs |
 
 mod arguments;
 mod background;
@@ -23,6 +24,8 @@ mod metrics;
 mod notify;
 #[cfg(feature = "proxy")]
 mod proxy;
+#[cfg(feature = "proxy")]
+mod watch;
 mod workers;
 
 use std::ffi::{OsStr, OsString};

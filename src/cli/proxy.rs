@@ -1,21 +1,40 @@
 //! The sidecar as a program: its file checked, run, and read again when it changes.
 //!
 //! Mistakes in the file are printed as compilers print theirs, `file:line:column: …`, each on its line of standard error.
+//! While the sidecar runs they are logged, and what was in force stays so.
+//!
+//! It ends on SIGTERM and SIGINT, whoever is connected, and by itself as `crate::proxy::run` says.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use super::arguments::ProxyArguments;
+use super::daemon::exit_at_the_latest;
+use super::environment;
 use super::logging::{self, LogForm, LogLevel};
+use super::watch::FileWatch;
+use crate::device::CloseReason;
 use crate::proxy::config::{self, Config, Environment, LogFormat, Remark};
+use crate::proxy::run::{End, Sidecar};
 use crate::sys::process;
+use crate::uapi::Ended;
 
 /// The file if the command line does not name it.
 const CONFIG: &str = "ADIT_CONFIG";
 /// How long the last lines may take to be written.
 const FLUSH_LIMIT: Duration = Duration::from_millis(100);
+/// Threads that carry the bytes of services, at most: all that they do is copy between a socket and the stack, and the
+/// processors have the device's workers to run, too, which encrypt.
+const WORKERS_MAX: usize = 4;
+/// Threads that may wait for the system at the same time: for its resolver, and for standard input and output.
+const WAITING_THREADS_MAX: usize = 64;
 
 /// Checks the file, or runs what it says.
 pub(super) fn main(arguments: ProxyArguments) -> ExitCode {
@@ -38,14 +57,114 @@ pub(super) fn main(arguments: ProxyArguments) -> ExitCode {
             for warning in &config.warnings {
                 tracing::warn!("{warning}");
             }
-            tracing::error!("This build can check a configuration, and not run it");
+            let result = run(&path, &environment, config, arguments.info);
+            if let Err(reason) = &result {
+                tracing::error!("{reason}");
+            }
             logging::flush(FLUSH_LIMIT);
-            ExitCode::FAILURE
+            if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             warn(&error.warnings);
             super::complain(&format!("{error}\n"))
         }
+    }
+}
+
+/// Runs the sidecar to its end. Fails with what to tell.
+fn run(path: &Path, environment: &Environment, config: Config, info: Option<SocketAddr>) -> Result<(), String> {
+    let info = match info {
+        None => environment::Environment::read(|name| std::env::var_os(name)).metrics.map_err(|it| it.to_string())?,
+        given => given,
+    };
+    if let Err(error) = process::raise_open_files() {
+        tracing::warn!("There may be no more open files than before, which bounds the connections: {error}");
+    }
+    let workers = thread::available_parallelism().map_or(1, |count| count.get().min(WORKERS_MAX));
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(WAITING_THREADS_MAX)
+        .thread_name("services")
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the sidecar's threads cannot be started: {error}; allow the process more"))?;
+    let result = runtime.block_on(serve(path, environment, config, info));
+    // What waits for the system, such as a read of standard input, is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+/// The signals that the sidecar listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, String> {
+        let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be listened to: {error}"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+}
+
+async fn serve(path: &Path, environment: &Environment, config: Config, info: Option<SocketAddr>) -> Result<(), String> {
+    // Before anything that takes its time: a signal that comes meanwhile is not lost.
+    let mut signals = Signals::new()?;
+    let mut watch = FileWatch::new(&config.files);
+    let mut sidecar = Sidecar::start(config, info).await.map_err(|error| error.to_string())?;
+    let result = loop {
+        let signalled = tokio::select! {
+            end = sidecar.ended() => break verdict(end),
+            _ = signals.terminate.recv() => break ended_on("SIGTERM"),
+            _ = signals.interrupt.recv() => break ended_on("SIGINT"),
+            _ = signals.hang_up.recv() => true,
+            () = watch.changed() => false,
+        };
+        tracing::info!("Reading {} again: {}", path.display(), if signalled { "SIGHUP" } else { "it has changed" });
+        if signalled {
+            // What has changed until now is read now.
+            watch = FileWatch::new(watch.files());
+        }
+        match Config::load(path, environment) {
+            Ok(new) => {
+                new.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                if !watch.files().eq(new.files.iter()) {
+                    watch = FileWatch::new(&new.files);
+                }
+                sidecar.reload(new).await;
+            }
+            Err(error) => {
+                error.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                error.to_string().lines().for_each(|line| tracing::error!("{line}"));
+                tracing::error!("What was in force stays so; correct {}", path.display());
+            }
+        }
+    };
+    exit_at_the_latest(if result.is_ok() { 0 } else { 1 });
+    sidecar.close().await;
+    tracing::info!("Shutting down");
+    result
+}
+
+fn ended_on(signal: &str) -> Result<(), String> {
+    tracing::info!("Ending on {signal}");
+    Ok(())
+}
+
+/// Whether an end is a good one.
+fn verdict(end: End) -> Result<(), String> {
+    match end {
+        End::Stdio(Ok(())) | End::Uapi(Ended::Removed) | End::Device(CloseReason::Requested) => Ok(()),
+        End::Stdio(Err(failure)) => Err(format!("[STDIOTunnel] ended: {failure}; see whether its Target is reachable")),
+        End::Uapi(ended) => Err(ended.to_string()),
+        End::Device(CloseReason::TunDeleted) => Err("the tunnel's stack has ended".to_owned()),
+        End::Device(CloseReason::Failed(reason)) => Err(format!("the device failed: {reason}")),
+        End::Panicked(name) => Err(format!("{name} failed: internal error, of which the lines before this one tell")),
     }
 }
 

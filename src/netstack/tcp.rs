@@ -54,6 +54,11 @@ impl Connection {
         Ok(())
     }
 
+    /// Ends it at once: the peer sees a reset.
+    pub(super) fn reset(&self) {
+        self.follow(self.flow.fail(io::ErrorKind::ConnectionAborted, self.stack.timers.now()));
+    }
+
     pub(super) fn local(&self) -> SocketAddr {
         self.flow.key.local
     }

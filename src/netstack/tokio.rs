@@ -104,6 +104,12 @@ impl TcpStream {
         Ok(self.0.local())
     }
 
+    /// Ends the connection at once, without what was not sent yet: the peer sees it reset instead of ended. What is done
+    /// with it after that fails with [`io::ErrorKind::ConnectionAborted`].
+    pub fn reset(&self) {
+        self.0.reset();
+    }
+
     /// As [`super::TcpStream::set_nodelay`].
     ///
     /// # Errors

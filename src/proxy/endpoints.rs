@@ -110,6 +110,11 @@ impl Watch {
         }
     }
 
+    /// Whether no endpoint is a name, so that there is nothing to look at.
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
     /// What is to be resolved now. `since_1970` is the wall clock, as handshakes are told by it. Each question is to be
     /// answered by [`answer`](Self::answer); until then it is not asked again.
     pub fn look(&mut self, snapshot: &Snapshot, since_1970: Duration, now: Instant) -> Vec<Question> {

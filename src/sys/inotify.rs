@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Room for a burst of events; those of a file have 16 bytes and no name.
+/// Room for a burst of events; those of a file have 16 bytes and no name, those in a folder up to 272.
 const BUFFER_LEN: usize = 4096;
 
 /// An inotify instance.
@@ -46,6 +46,15 @@ impl Inotify {
         self.watch(path, libc::IN_MOVE_SELF | libc::IN_ONLYDIR)
     }
 
+    /// Watches which names there are in the folder at `path`, and what is written to their files by the time that they are
+    /// closed: an editor's new version, a file that another takes the place of, a symbolic link that leads elsewhere.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn watch_folder(&self, path: &Path) -> io::Result<()> {
+        let names = libc::IN_CREATE | libc::IN_DELETE | libc::IN_MOVED_FROM | libc::IN_MOVED_TO;
+        let itself = libc::IN_DELETE_SELF | libc::IN_MOVE_SELF;
+        self.watch(path, names | itself | libc::IN_CLOSE_WRITE | libc::IN_ONLYDIR)
+    }
+
     fn watch(&self, path: &Path, mask: u32) -> io::Result<()> {
         let path = CString::new(path.as_os_str().as_bytes())?;
         // SAFETY: the descriptor is open as long as `self`; `path` is NUL-terminated and outlives the call.
@@ -66,6 +75,13 @@ impl Inotify {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// For those who wait by other means.
+impl From<Inotify> for OwnedFd {
+    fn from(inotify: Inotify) -> Self {
+        inotify.file.into()
     }
 }
 
@@ -115,7 +131,27 @@ mod tests {
             fs::rename(&folder, &elsewhere).unwrap();
             fs::rename(&elsewhere, &folder).unwrap();
         });
+        #[cfg(feature = "proxy")]
+        folders_are_seen_to_change(&folder);
         let nothing = Inotify::new().unwrap().watch_file(&path);
         assert_eq!(nothing.map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
+    }
+    #[cfg(feature = "proxy")]
+    fn folders_are_seen_to_change(folder: &Path) {
+        fs::create_dir_all(folder).unwrap();
+        let mut inotify = Inotify::new().unwrap();
+        inotify.watch_folder(folder).unwrap();
+        let mut check = |what: &str, expected: bool, change: &dyn Fn()| {
+            change();
+            assert_eq!(inotify.drain().unwrap(), expected, "{what}");
+        };
+        let (path, other) = (folder.join("a"), folder.join("b"));
+        check("written", true, &|| fs::write(&path, b"1").unwrap());
+        check("read", false, &|| drop(fs::read(&path).unwrap()));
+        check("written again", true, &|| fs::write(&path, b"2").unwrap());
+        check("a link", true, &|| std::os::unix::fs::symlink("a", &other).unwrap());
+        check("replaced", true, &|| fs::rename(&path, &other).unwrap());
+        check("removed", true, &|| fs::remove_file(&other).unwrap());
+        fs::remove_dir_all(folder).unwrap();
     }
 }

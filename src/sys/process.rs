@@ -32,6 +32,23 @@ pub(crate) fn set_name(name: &CStr) -> io::Result<()> {
     }
 }
 
+/// Lets this process have as many descriptors open as it may (`RLIMIT_NOFILE`): the usual 1024 are no bound that anybody
+/// chose, but the reach of select(2), which nothing here calls. Gives how many that is.
+#[cfg(feature = "proxy")]
+pub(crate) fn raise_open_files() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live structure of the type that is written.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is a live structure of the type that is read.
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } {
+        0 => Ok(limit.rlim_cur),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Takes over the descriptor of this number, which whoever started the program left open for it, and
 /// keeps it from programs that are executed later.
 ///
@@ -149,6 +166,13 @@ mod tests {
         let (near, _far) = UnixStream::pair().unwrap();
         let error = spawn_in_session(&mut Command::new("/nonexistent/program"), &[near.as_fd(); 3]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[cfg(feature = "proxy")]
+    #[test]
+    fn as_many_descriptors_as_are_allowed() {
+        let many = raise_open_files().unwrap();
+        assert_eq!(raise_open_files().unwrap(), many, "there is no more to have");
     }
 
     #[test]
