@@ -10,6 +10,11 @@
 //! has room, and is written then, up to 64 KiB with one header over IPv4, straight into the device's buffer. So any number of
 //! packets that arrived together are acknowledged once.
 //!
+//! smoltcp's keepalive repeats the last acknowledged sequence number with a byte of garbage, at once when it is switched on. A
+//! server that answered with a SYN cookie, and had no room yet for what confirms it, knows nothing of the connection: it would
+//! take that byte for the first one of the stream. So keepalives begin when the peer was silent for their interval, and
+//! only towards one that has shown that it knows the connection.
+//!
 //! smoltcp ends a connection that was quiet for its `timeout` even when nothing was asked of the peer, so the patience
 //! with a silent peer is measured here.
 
@@ -26,7 +31,7 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use super::edge::{Edge, Emitted};
-use super::headers::TCP_RST;
+use super::headers::{TCP_RST, TCP_SYN};
 use super::listener::Listener;
 use super::wait::Wakers;
 
@@ -97,6 +102,12 @@ struct Inner {
     /// Nothing more is to be read.
     is_read_shut: bool,
     keepalive: Option<Duration>,
+    /// smoltcp has been told of it.
+    is_keepalive_on: bool,
+    /// The peer has sent something but the answer to our request.
+    is_peer_there: bool,
+    /// When something came from the peer, or since when keepalives are wanted.
+    heard_at: Instant,
     /// Why it ended, if not in order.
     failure: Option<io::ErrorKind>,
     /// When the patience with a silent peer ends.
@@ -172,6 +183,9 @@ impl Inner {
             has_user: false,
             is_read_shut: false,
             keepalive: None,
+            is_keepalive_on: false,
+            is_peer_there: false,
+            heard_at: now,
             failure: None,
             give_up: None,
             last_ack: None,
@@ -186,7 +200,7 @@ impl Inner {
 
     /// How long the peer may be silent now; `None` when nothing is asked of it.
     fn patience(&mut self) -> Option<Duration> {
-        let (has_user, keepalive) = (self.has_user, self.keepalive);
+        let (has_user, keepalive) = (self.has_user, self.keepalive.filter(|_| self.is_peer_there));
         let socket = self.socket();
         match socket.state() {
             State::SynSent => Some(SYN_TIMEOUT),
@@ -205,8 +219,22 @@ impl Inner {
         self.socket().abort();
     }
 
+    /// When keepalives begin.
+    fn first_keepalive(&self) -> Option<Instant> {
+        let interval = self.keepalive.filter(|_| self.is_peer_there && !self.is_keepalive_on)?;
+        Some(self.heard_at + interval.into())
+    }
+
     /// Looks at what has come of the last step.
     fn settle(&mut self, now: Instant, heard: bool) -> Settled {
+        if heard {
+            self.heard_at = now;
+        }
+        if self.first_keepalive().is_some_and(|at| at <= now) {
+            self.is_keepalive_on = true;
+            let keepalive = self.keepalive.map(Into::into);
+            self.socket().set_keep_alive(keepalive);
+        }
         let is_read_shut = self.is_read_shut;
         let socket = self.socket();
         if is_read_shut {
@@ -269,7 +297,7 @@ impl Inner {
         {
             return Due::TimeWait(answer);
         }
-        match [wanted, self.give_up].into_iter().flatten().min() {
+        match [wanted, self.give_up, self.first_keepalive()].into_iter().flatten().min() {
             Some(at) if at <= now => Due::Now,
             Some(at) => Due::At(at),
             None => Due::Never,
@@ -331,6 +359,7 @@ impl Flow {
         let inner = &mut *inner;
         for (packet, flags) in packets {
             let before = inner.socket().state();
+            inner.is_peer_there |= flags & TCP_SYN == 0;
             let mut edge = Edge::new(inner.mtu, Some(packet), &mut [], replies);
             inner.interface.poll_ingress_single(now, &mut edge, &mut inner.sockets);
             if flags & TCP_RST != 0 && before != State::Closed && inner.socket().state() == State::Closed {
@@ -461,7 +490,8 @@ impl Flow {
     pub(super) fn set_keepalive(&self, interval: Option<Duration>, now: Instant) -> Settled {
         let mut inner = self.lock();
         inner.keepalive = interval;
-        inner.socket().set_keep_alive(interval.map(Into::into));
+        inner.is_keepalive_on = false;
+        inner.socket().set_keep_alive(None);
         inner.settle(now, true)
     }
 
@@ -509,5 +539,65 @@ impl Flow {
     /// Its alarm rang, or is not needed any more; called under the timers' lock.
     pub(super) fn clear_alarm(&self) {
         self.alarm.store(NEVER, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    fn parameters() -> Parameters {
+        Parameters { mtu: 1420, buffer: 1 << 16, seed: 1 }
+    }
+
+    /// What a flow sends at `now`: whole packets.
+    fn emitted(flow: &Flow, now: Instant) -> Vec<Vec<u8>> {
+        let mut buffer = vec![0; crate::packet::BUFFER_LEN];
+        let emit = || flow.emit(&mut buffer, now).0.map(|emitted| buffer[..emitted.len].to_vec());
+        std::iter::from_fn(emit).collect()
+    }
+
+    fn deliver(flow: &Flow, packets: &[Vec<u8>], now: Instant) {
+        let mut replies = Vec::new();
+        let _ = flow.ingest(packets.iter().map(|packet| (&packet[..], packet[33])), &mut replies, now);
+        assert!(replies.is_empty());
+    }
+
+    /// Bytes after the TCP header of an IPv4 packet.
+    fn payload_len(packet: &[u8]) -> usize {
+        packet.len() - 20 - usize::from(packet[32] >> 4) * 4
+    }
+
+    #[test]
+    fn keepalives_wait_for_silence_and_for_a_peer_that_knows_the_connection() {
+        let (here, there): (SocketAddr, SocketAddr) = (([10, 0, 0, 1], 4000).into(), ([10, 0, 0, 2], 80).into());
+        let mut now = Instant::from_secs(1);
+        let client = Flow::connect(FlowKey { local: here, remote: there }, 0, &parameters(), now);
+        let listener = Listener::new(there);
+        let server = Flow::accept(FlowKey { local: there, remote: here }, 0, &parameters(), listener, now);
+        deliver(&server, &emitted(&client, now), now);
+        deliver(&client, &emitted(&server, now), now);
+        let _ = client.set_keepalive(Some(INTERVAL), now);
+        let confirmation = emitted(&client, now);
+        assert_eq!(confirmation.iter().map(|packet| payload_len(packet)).collect::<Vec<_>>(), [0]);
+
+        // Nobody knows whether the confirmation came: not a byte more, however long it takes.
+        now += (3 * INTERVAL).into();
+        assert!(emitted(&client, now).is_empty());
+
+        // Something comes from there.
+        deliver(&server, &confirmation, now);
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(matches!(server.poll_write(&mut context, b"welcome", now).0, Poll::Ready(Ok(7))));
+        deliver(&client, &emitted(&server, now), now);
+        // It is acknowledged, a moment later.
+        now += Duration::from_secs(1).into();
+        assert_eq!(emitted(&client, now).len(), 1);
+        now += (INTERVAL / 2).into();
+        assert!(emitted(&client, now).is_empty(), "it was not silent for long enough");
+        now += INTERVAL.into();
+        assert_eq!(emitted(&client, now).len(), 1, "is it still there?");
     }
 }
