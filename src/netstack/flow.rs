@@ -598,6 +598,7 @@ mod tests {
         now += (INTERVAL / 2).into();
         assert!(emitted(&client, now).is_empty(), "it was not silent for long enough");
         now += INTERVAL.into();
+        let _ = client.look(now);
         assert_eq!(emitted(&client, now).len(), 1, "is it still there?");
     }
 }
