@@ -277,7 +277,8 @@ impl Sidecar {
     }
 
     /// Puts `new` into force. What has not changed is left alone, what cannot be done is logged.
-    pub async fn reload(&mut self, mut new: Config) {
+    pub async fn reload(&mut self, new: Config) {
+        let mut new = new;
         for what in reload::needs_restart(&self.config, &new) {
             tracing::warn!("{what} has changed: the change needs a new start, and is passed over until then");
         }
