@@ -420,7 +420,13 @@ fn a_thousand_connections_at_once() {
     for (number, stream) in streams.iter_mut().enumerate() {
         let mut back = vec![0; CONNECTION_BYTES];
         stream.read_exact(&mut back).unwrap_or_else(|error| panic!("connection {number}: {error}"));
-        assert!(back == payload(number), "connection {number}: altered");
+        let differing = back.iter().zip(payload(number)).position(|(found, expected)| *found != expected);
+        assert_eq!(
+            differing,
+            None,
+            "connection {number}: altered from this byte on: {:?}",
+            &back[differing.unwrap_or(0)..][..16]
+        );
     }
     let (open, peak) = sidecar.resident_bytes();
     for (number, mut stream) in streams.into_iter().enumerate() {

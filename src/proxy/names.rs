@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -32,6 +32,20 @@ impl Names {
     pub(super) fn set_peers(&self, peers: &[Peer]) {
         self.watch().set_peers(peers);
         self.changed.notify_one();
+    }
+
+    /// Asks for all names for the first time, and waits for the answers until `limit` is over; what is late still counts.
+    pub(super) async fn ask_first(self: &Arc<Self>, limit: Duration) {
+        let questions = self.look().unwrap_or_default();
+        let asked: Vec<_> =
+            questions.into_iter().map(|question| tokio::spawn(Arc::clone(self).ask(question))).collect();
+        let all = async {
+            for asked in asked {
+                // A panic there was told by its hook.
+                let _ = asked.await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, all).await;
     }
 
     /// Resolves names whenever it is time to, for as long as there is the device. Must be run within a tokio runtime;

@@ -50,6 +50,9 @@ const DNS_PORT: u16 = 53;
 const BOUND_WITHIN: Duration = Duration::from_secs(2);
 /// How often to look meanwhile.
 const BOUND_LOOK: Duration = Duration::from_millis(2);
+/// How long the services wait for the endpoints that are names: as long as a resolver waits for its first server
+/// (resolv.conf(5), `timeout`).
+const NAMES_WITHIN: Duration = Duration::from_secs(5);
 /// How long the ends of connections may take to leave, once nobody uses them: an end within a second is promised.
 const LAST_SEGMENTS: Duration = Duration::from_millis(100);
 
@@ -249,6 +252,9 @@ impl Sidecar {
             ends,
             config,
         };
+        // Without an endpoint the first connections would be told that there is no way.
+        sidecar.names.set_peers(&sidecar.config.peers);
+        sidecar.names.ask_first(NAMES_WITHIN).await;
         for service in &sidecar.config.services.clone() {
             sidecar.begin(service).map_err(|source| StartError::Service { name: name(service, &[]), source })?;
         }
@@ -277,7 +283,8 @@ impl Sidecar {
     }
 
     /// Puts `new` into force. What has not changed is left alone, what cannot be done is logged.
-    pub async fn reload(&mut self, mut new: Config) {
+    pub async fn reload(&mut self, new: Config) {
+        let mut new = new;
         for what in reload::needs_restart(&self.config, &new) {
             tracing::warn!("{what} has changed: the change needs a new start, and is passed over until then");
         }

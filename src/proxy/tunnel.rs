@@ -62,7 +62,9 @@ impl Network for Tunnel {
 
     async fn connect(&self, address: SocketAddr, timeout: Duration) -> io::Result<Stream> {
         check(address)?;
-        Stream::new(tokio::time::timeout(timeout, self.net.connect_tcp(address)).await??)
+        let stream = tokio::time::timeout(timeout, self.net.connect_tcp(address)).await??;
+        stream.set_nodelay(true)?;
+        Ok(Stream { stream, is_kept_alive: false, resets_on_drop: false })
     }
 
     fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
@@ -86,16 +88,11 @@ impl Network for Tunnel {
 #[derive(Debug)]
 pub struct Stream {
     stream: TcpStream,
+    /// Set when something has come from the other end. The stack asks for the first time as soon as it is told to, by a byte
+    /// before those that count; as the first segment after the handshake that would be taken for one that counts by an
+    /// end that keeps nothing of the handshake (SYN cookies, RFC 4987 §3.6).
+    is_kept_alive: bool,
     resets_on_drop: bool,
-}
-
-impl Stream {
-    /// With what each connection is given, of either side.
-    fn new(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        stream.set_keepalive(Some(KEEPALIVE_TIME))?;
-        Ok(Self { stream, resets_on_drop: false })
-    }
 }
 
 impl Drop for Stream {
@@ -112,7 +109,13 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if !self.is_kept_alive && buffer.filled().len() > before {
+            self.is_kept_alive = true;
+            self.stream.set_keepalive(Some(KEEPALIVE_TIME))?;
+        }
+        result
     }
 }
 
@@ -145,7 +148,8 @@ impl Listener for TcpListener {
 
     async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         let (stream, from) = TcpListener::accept(self).await?;
-        Ok((Stream::new(stream)?, from))
+        stream.set_nodelay(true)?;
+        Ok((Stream { stream, is_kept_alive: false, resets_on_drop: false }, from))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -14,8 +14,9 @@ use super::failure::Failure;
 use super::network::Network;
 use crate::proxy::config::{Host, ResolveStrategy, Target};
 
-/// To find and reach a target. A tunnel that has to shake hands first takes five seconds to try again.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// To find and reach a target: less than the half minute after which many clients give up without having been told why.
+/// A tunnel that has to shake hands first takes five seconds to try again.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The least that an address is given.
 const ATTEMPT_MIN: Duration = Duration::from_secs(2);
 /// Addresses of one name that are tried: more would each have too little of the time.
