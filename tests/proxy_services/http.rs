@@ -173,7 +173,7 @@ async fn a_connection_that_was_closed_is_made_again() {
     }
 }
 
-/// It may also be closed while the next request is on its way: what may be asked twice is.
+/// It may also be closed while the next request is on its way: what may be asked twice is. [RFC 9110 §9.2.2]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_met_the_end_of_its_connection_is_sent_again() {
     let listener = TcpListener::bind(any()).await.unwrap();
