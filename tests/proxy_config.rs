@@ -289,6 +289,9 @@ fn no_message_shows_a_secret() {
         format!("[Peer]\nPresharedKey = {secret}"),
         format!("[Socks5]\nPassword = ${secret}\nUsername = a\u{7}"),
         format!("[Log]\nFormat = {secret}"),
+        format!("PrivateKeyFile = {PRIVATE}"),
+        format!("[Peer]\nPresharedKeyFile = {PRIVATE}"),
+        "[Socks5]\nPassword aGVpbWxpY2g=".to_owned(),
     ];
     for input in inputs {
         let variables = [("ADIT_INTERFACE_PRIVATEKEY", secret), ("ADIT_PEER_1_PRESHAREDKEY", secret)];
@@ -297,7 +300,9 @@ fn no_message_shows_a_secret() {
             let result = parse_with(&text, &[("/k", secret)], variables);
             let error = result.expect_err(&input);
             let told = format!("{error} {error:?} {:?}", environment(variables));
-            assert!(!told.contains(secret), "{input}: {told}");
+            for secret in [secret, PRIVATE, "aGVpbWxpY2g"] {
+                assert!(!told.contains(secret), "{input}: {told}");
+            }
         }
     }
     let config = parse(&right(&format!("[Socks5]\nBindAddress = :1\nPassword = {secret}\n"))).unwrap();
@@ -355,6 +360,21 @@ fn the_environment_overrides_and_is_referred_to() {
         "a:1",
         "ADIT_PEER_2_ENDPOINT: [Peer]: it has no PublicKey; add PublicKey = …, as `adit pubkey` makes it",
     );
+    let twice = [("ADIT_PEER_1_PUBLIC_KEY", OTHER), ("ADIT_PEER_PUBLICKEY", OTHER)];
+    assert_errors(
+        parse_with(&right(""), &[], &twice),
+        &["ADIT_PEER_PUBLICKEY: This variable: ADIT_PEER_1_PUBLIC_KEY is the same key; unset one of the two"],
+        "two variables for one key",
+    );
+    // A secret that ends with its line, in place of the key's file, and the other way round.
+    let by_file = right("").replace("PrivateKey = ", "PrivateKeyFile = /none # ");
+    let config = parse_with(&by_file, &[], &[("ADIT_INTERFACE_PRIVATEKEY", &format!("{PRIVATE}\n"))]).unwrap();
+    assert_eq!(config.interface.private_key, PrivateKey::from_base64(PRIVATE).unwrap());
+    let other = [("/other", PRESHARED)];
+    let config = parse_with(&right(""), &other, &[("ADIT_INTERFACE_PRIVATEKEYFILE", "/other")]).unwrap();
+    assert_eq!(config.interface.private_key, PrivateKey::from_base64(PRESHARED).unwrap());
+    let both = [("ADIT_INTERFACE_PRIVATEKEYFILE", "/other"), ("ADIT_INTERFACE_PRIVATEKEY", PRIVATE)];
+    assert!(parse_with(&right(""), &other, &both).is_err());
     // All of it by variables.
     let alone = [
         ("ADIT_INTERFACE_PRIVATEKEY", PRIVATE),
@@ -370,7 +390,7 @@ fn the_environment_overrides_and_is_referred_to() {
 fn keys_and_the_interface_in_files_of_their_own() {
     let main = "WGConfig = wg0.conf\n[Interface]\nCheckAlive = 10.0.0.1\n[Socks5]\nBindAddress = :1\n";
     let wg = format!(
-        "[Interface]\nPrivateKeyFile = keys/private\nAddress = 10.0.0.2\nPostUp = x\nPostUp = y\nTable = off\n\
+        "[Interface]\nPrivateKeyFile = keys/private\nAddress = 10.0.0.2\nPostUp = $SCRIPT x\nPostUp = y\nTable = off\n\
          [Peer]\nPublicKey = {PUBLIC}\nPresharedKeyFile = /psk\n"
     );
     let files = [

@@ -117,7 +117,7 @@ async fn a_plain_request_is_sent_on_without_what_is_for_the_hop() {
     let mut stream = connected(proxy.address).await;
     let request = format!(
         "GET http://me:secret@here.test:{}/a?b=c HTTP/1.1\r\nHost: elsewhere\r\nProxy-Connection: keep-alive\r\n\
-         Connection: x-private, close-not, host\r\nX-Private: 1\r\nX-Public: 2\r\nTE: gzip\r\nUpgrade: h2c\r\n\
+         Connection: x-private, close-not, host\r\nConnection: \u{e4}, x-other\r\nX-Other: 1\r\nX-Private: 1\r\nX-Public: 2\r\nTE: gzip\r\nUpgrade: h2c\r\n\
          Proxy-Authorization: Basic AAAA\r\nKeep-Alive: 5\r\n\r\n",
         origin.port()
     );
@@ -170,6 +170,39 @@ async fn a_connection_that_was_closed_is_made_again() {
     for _ in 0..5 {
         let answer = ask(&mut stream, &format!("GET http://{address}/ HTTP/1.1\r\nHost: x\r\n\r\n")).await;
         assert_eq!((answer.line.as_str(), answer.body.as_slice()), ("HTTP/1.1 200 OK", &b"ok"[..]));
+    }
+}
+
+/// It may also be closed while the next request is on its way: what may be asked twice is. [RFC 9110 §9.2.2]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_met_the_end_of_its_connection_is_sent_again() {
+    let listener = TcpListener::bind(any()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            read(&mut stream).await;
+            stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            // The next one is read, and not answered.
+            let _ = stream.fill_buf().await;
+        }
+    });
+    let proxy = run(open(), Scripted::default());
+    let mut stream = connected(proxy.address).await;
+    for (verb, status) in [("GET", "200"), ("GET", "200"), ("POST", "502")] {
+        let request = format!("{verb} http://{address}/ HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.get_mut().write_all(request.as_bytes()).await.unwrap();
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        assert_eq!(line.split(' ').nth(1), Some(status), "{verb}");
+        while !matches!(line.as_str(), "\r\n") {
+            line.clear();
+            stream.read_line(&mut line).await.unwrap();
+        }
+        if verb == "GET" {
+            stream.read_exact(&mut [0; 2]).await.unwrap();
+        }
     }
 }
 
@@ -315,4 +348,102 @@ async fn old_clients_are_served() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nhello"), "{answer}");
+}
+
+/// What an origin reads of one request, as it stands, and its answer, as it stands.
+async fn raw_origin(answer: &'static [u8]) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind(any()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (seen, requests) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            let message = read(&mut stream).await;
+            let body = String::from_utf8_lossy(&message.body).into_owned();
+            seen.send([&[message.line][..], &message.headers, &[body]].concat().join("\n")).unwrap();
+            stream.get_mut().write_all(answer).await.unwrap();
+        }
+    });
+    (address, requests)
+}
+
+/// A body is a body, whatever the method.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_body_of_a_get_is_sent_on() {
+    let (origin, mut requests) = raw_origin(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let proxy = run(open(), Scripted::default());
+    for framed in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"] {
+        let mut stream = connected(proxy.address).await;
+        let answer = ask(&mut stream, &format!("GET http://{origin}/ HTTP/1.1\r\nHost: x\r\n{framed}")).await;
+        assert_eq!(answer.line, "HTTP/1.1 200 OK");
+        let request = requests.recv().await.unwrap();
+        assert!(request.ends_with("\nhello"), "{framed}: {request}");
+    }
+}
+
+/// [RFC 9112 §6.3]: who says both means the chunks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_beside_chunks_is_not_sent_on() {
+    const BOTH: &[u8] =
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let (origin, mut requests) = raw_origin(BOTH).await;
+    let proxy = run(open(), Scripted::default());
+    for lengths in [["Content-Length: 3\r\n", ""], ["", "Content-Length: 3\r\n"]] {
+        let mut stream = connected(proxy.address).await;
+        let [before, after] = lengths;
+        let request = format!(
+            "POST http://{origin}/ HTTP/1.1\r\nHost: x\r\n{before}Transfer-Encoding: chunked\r\n{after}\r\n5\r\nhello\r\n0\r\n\r\n"
+        );
+        let answer = ask(&mut stream, &request).await;
+        assert_eq!((answer.header("content-length"), answer.body.as_slice()), (None, &b"hello"[..]));
+        let request = requests.recv().await.unwrap();
+        assert!(request.ends_with("\nhello") && !request.contains("content-length"), "{request}");
+    }
+}
+
+/// As `nc -X connect` and ncat ask; and with a length, which means nothing here. [RFC 9110 §9.3.6]
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_is_understood_as_old_clients_say_it() {
+    let target = echo_after_end().await;
+    let proxy = run(open(), Scripted::default());
+    for (rest, echoed) in [
+        (" HTTP/1.0\r\n\r\n", "after"),
+        (" HTTP/1.0\r\n\r\nahead, ", "ahead, after"),
+        (" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "after"),
+        (" HTTP/1.1\r\nHost: x\r\nProxy-Connection: keep-alive\r\nContent-Length: 0\r\n\r\n", "after"),
+    ] {
+        let mut stream = connected(proxy.address).await;
+        let answer = ask(&mut stream, &format!("CONNECT {target}{rest}")).await;
+        assert_eq!(answer.line.split(' ').nth(1), Some("200"), "{rest:?}: {answer:?}");
+        stream.get_mut().write_all(b"after").await.unwrap();
+        stream.get_mut().shutdown().await.unwrap();
+        let mut echo = String::new();
+        stream.read_to_string(&mut echo).await.unwrap();
+        assert_eq!(echo, echoed, "{rest:?}");
+    }
+}
+
+/// What a CONNECT has behind its head is for the target: a body in between would be neither's.
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_has_no_body() {
+    let target = echo_after_end().await;
+    let proxy = run(open(), Scripted::default());
+    for framed in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"] {
+        let mut stream = connected(proxy.address).await;
+        let answer = ask(&mut stream, &format!("CONNECT {target} HTTP/1.1\r\nHost: x\r\n{framed}")).await;
+        assert_eq!(answer.line, "HTTP/1.1 400 Bad Request", "{framed}");
+    }
+    assert_eq!(proxy.counters.figures().sent_bytes, 0);
+}
+
+/// A port that is none is not taken for the usual one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_none_leads_nowhere() {
+    let proxy = run(open(), Scripted::default());
+    for target in ["127.0.0.1:99999", "127.0.0.1:080000", "127.0.0.1:-1", "127.0.0.1:+80", "me@[::1]:99999"] {
+        let mut stream = connected(proxy.address).await;
+        let answer = ask(&mut stream, &format!("GET http://{target}/ HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        assert!(answer.line.starts_with("HTTP/1.1 400 "), "{target}: {}", answer.line);
+    }
 }

@@ -47,6 +47,9 @@ impl Network for Scripted {
     }
 
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        if name == "silent.test" {
+            return std::future::pending().await;
+        }
         self.names.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use adit::proxy::config::{Resolve, Service};
-use adit::proxy::services::{Failure, HALF_OPEN_MAX, HANDSHAKE_TIMEOUT, Limits};
+use adit::proxy::config::{Host, Resolve, Service, Target, UdpProxyTunnel};
+use adit::proxy::services::{Failure, HALF_OPEN_MAX, HANDSHAKE_TIMEOUT, Limits, RESOLVING_MAX, WAITING_BYTES_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -145,6 +145,50 @@ async fn who_is_one_too_many_is_told_so() {
     };
     check(socks5::open()).await;
     check(http::open()).await;
+}
+
+/// Datagrams wait for a name that nobody answers for, each client's few of them; of all there are not many.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_over_all_clients_is_bounded() {
+    let payload = 60_000;
+    let clients = WAITING_BYTES_MAX / payload + 20;
+    let mut limits = Limits::default();
+    limits.clients = clients;
+    let silent = Target { host: Host::Name("silent.test".into()), port: 9 };
+    let bind = "127.0.0.1:0".parse().unwrap();
+    let forward = UdpProxyTunnel { bind, target: silent, inactivity_timeout: Duration::ZERO };
+    let forward = run_with(Service::UdpProxyTunnel(forward), Scripted::default(), Resolve::default(), limits);
+    // Kept, since a port that is free again would be the next client's.
+    let mut sockets = Vec::new();
+    for number in 0..clients {
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(&vec![7; payload], forward.address).unwrap();
+        sockets.push(client);
+        eventually("a mapping", || forward.counters.figures().accepted == number as u64 + 1).await;
+    }
+    eventually("no room", || forward.counters.figures().failures(Failure::QueueFull) > 0).await;
+    assert!(forward.counters.figures().failures(Failure::QueueFull) <= 21);
+
+    let proxy = run_with(socks5::open(), Scripted::default(), Resolve::default(), limits);
+    let mut associations = Vec::new();
+    let datagram = [&[0, 0, 0, 3, 11][..], b"silent.test", &[0, 9], &vec![7; payload]].concat();
+    for _ in 0..=clients / RESOLVING_MAX {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        stream.write_all(&[&[5, 1, 0][..], &socks5::request(3, "0.0.0.0", 0)].concat()).await.unwrap();
+        stream.read_exact(&mut [0; 2]).await.unwrap();
+        let (code, bound) = socks5::reply(&mut stream).await;
+        assert_eq!(code, 0);
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..RESOLVING_MAX {
+            client.send_to(&datagram, bound).unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        associations.push(stream);
+    }
+    eventually("no room", || proxy.counters.figures().failures(Failure::QueueFull) > 0).await;
+    // And none is lost for good.
+    drop(associations);
+    eventually("nobody is served", || proxy.counters.figures().served == 0).await;
 }
 
 /// As a reload does with a service that is no longer there.

@@ -8,7 +8,7 @@
 //! | `ADIT_WGCONFIG` | `WGConfig`, before the first section |
 //!
 //! Underscores within a name do not count: `ADIT_PEER_1_PUBLIC_KEY` is `ADIT_PEER_1_PUBLICKEY`. An empty variable counts
-//! as unset. A section that the file does not have is made; of those that repeat, the next one in number.
+//! as unset, and white space around a value does not count. A section that the file does not have is made; of those that repeat, the next one in number.
 //!
 //! The library reads no environment: whoever calls hands it in.
 
@@ -47,6 +47,8 @@ impl Environment {
     pub(super) fn overrides(&self, remarks: &mut Remarks) -> Vec<Override<'_>> {
         let mut overrides = Vec::new();
         for (variable, value) in &self.variables {
+            // A secret that is mounted or piped often ends with its line.
+            let value = value.trim();
             let Some(name) = variable.strip_prefix(PREFIX).filter(|_| !value.is_empty()) else { continue };
             let place = Place::Variable(variable.as_str().into());
             match meaning(name) {

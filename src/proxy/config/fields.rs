@@ -10,6 +10,9 @@ use super::schema::{Form, Key, Kind, SectionSchema, suggest_key, suggest_section
 use super::values::Problem;
 use std::path::Path;
 
+/// Keys of which a section has one.
+const ALTERNATIVES: [[&str; 2]; 2] = [["PrivateKey", "PrivateKeyFile"], ["PresharedKey", "PresharedKeyFile"]];
+
 /// A section with its values.
 #[derive(Debug)]
 pub(super) struct Fields<'a> {
@@ -65,7 +68,9 @@ impl<'a> Fields<'a> {
                 "put the value between double quotes if the # belongs to it",
             );
         }
-        match resolved(entry.value, key, environment) {
+        // What is not read refers to nothing: commands of wg-quick may well begin with a variable of their own.
+        let value = if key.form == Form::Ignored { Ok(entry.value) } else { resolved(entry.value, key, environment) };
+        match value {
             Ok(value) => self.values.push(Field { key, place: entry.place, value }),
             Err((place, why)) => {
                 remarks.error(&place, key.name, why, "set it, or write $$ if the value begins with a dollar sign");
@@ -73,9 +78,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The value of a variable takes the place of all that the file says for the key.
+    /// The value of a variable takes the place of all that the file says for the key, or for the key's file.
     fn replace(&mut self, over: &Override<'a>) {
-        self.values.retain(|field| field.key != over.key);
+        let says_the_same = |field: &Field<'_>| {
+            let either = |pair: &[&str; 2]| pair.contains(&field.key.name) && pair.contains(&over.key.name);
+            field.key == over.key || (matches!(field.place, Place::File { .. }) && ALTERNATIVES.iter().any(either))
+        };
+        self.values.retain(|field| !says_the_same(field));
         let place = over.place.clone();
         let value = Value { text: over.value, place, folder: Path::new(""), quoted: true, cut: false };
         self.values.push(Field { key: over.key, place: over.place.clone(), value });
@@ -255,7 +264,14 @@ pub(super) fn include<'a>(all: &mut Vec<Fields<'a>>, included: Vec<Fields<'a>>, 
 
 /// Lets variables say the values of keys; sections that are not there yet are made.
 pub(super) fn overridden<'a>(all: &mut Vec<Fields<'a>>, overrides: &[Override<'a>], remarks: &mut Remarks) {
-    for over in overrides {
+    for (index, over) in overrides.iter().enumerate() {
+        let is_same =
+            |other: &&Override<'_>| (other.kind, other.number, other.key) == (over.kind, over.number, over.key);
+        if let Some(other) = overrides[..index].iter().find(is_same) {
+            let why = format!("{} is the same key", other.place);
+            remarks.error(&over.place, "This variable", why, "unset one of the two");
+            continue;
+        }
         let schema = SectionSchema::of(over.kind);
         let count = all.iter().filter(|fields| fields.schema.kind == over.kind).count();
         if over.number > count + 1 {

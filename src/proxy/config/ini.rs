@@ -6,6 +6,7 @@
 //! [Section]
 //! Key = value
 //! Key = " a value # with what would otherwise be a comment "   # or between backticks
+//! Key = 'a value'                # single quotes around all of it are taken off, and mean nothing else
 //! ```
 //!
 //! - The names of sections and keys have no case, here and in what uses them.
@@ -160,7 +161,11 @@ fn entry<'a>(
         _ => {
             let end = end_of_plain(value);
             let cut = value[..end].ends_with(|c: char| !c.is_whitespace()) && value[end..].starts_with('#');
-            (value[..end].trim_end(), first, false, cut)
+            let text = value[..end].trim_end();
+            match text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) {
+                Some(inside) => (inside, first + 1, true, false),
+                None => (text, first, false, cut),
+            }
         }
     };
     Ok(Entry { key, place: at(start), value: Value { text, place: at(offset), folder, quoted: is_quoted, cut } })
@@ -212,6 +217,10 @@ mod tests {
         check("a = b;c ; d", &["/a=b;c@1:5"]);
         check("a = \" b # c \" # d", &["/a= b # c @1:6"]);
         check("a = `\"b`", &["/a=\"b@1:6"]);
+        check("a = 'b c' # d", &["/a=b c@1:6"]);
+        check("a = 'b' and 'c", &["/a='b' and 'c@1:5"]);
+        check("a = '", &["/a='@1:5"]);
+        check("a = ''", &["/a=@1:6"]);
         check("\u{e4} = \u{f6}", &["/\u{e4}=\u{f6}@1:5"]);
         check("[a]\n[a]\nb=c", &["a/b=c@3:3"]);
     }

@@ -180,12 +180,13 @@ impl Reader<'_> {
         }
         let mut services = Vec::new();
         for fields in all {
+            let Some(service) = self.service(fields) else { continue };
             if services.len() == SERVICES_MAX {
                 let why = format!("there are more than {SERVICES_MAX} services");
                 self.remarks.error(&fields.place, fields.schema.title(), why, "divide them among several sidecars");
                 break;
             }
-            services.extend(self.service(fields).map(|service| (fields, service)));
+            services.push((fields, service));
         }
         let resolve = of_kind(Kind::Resolve).next().map_or_else(Resolve::default, |fields| {
             let strategy =
@@ -302,6 +303,12 @@ impl Reader<'_> {
         if value.text.is_empty() {
             // Which is told.
             fields.optional(file_name, &mut self.remarks, |_| Ok(()));
+            return None;
+        }
+        if parse(value.text).is_ok() {
+            // No file has this name, and to say so would show it.
+            let next = format!("write {name} = …, or the path of a file that has it");
+            self.remarks.error(&value.place, file_name, "it is a key itself, and not the path of a file", next);
             return None;
         }
         let path = value.folder.join(value.text);

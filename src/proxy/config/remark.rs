@@ -168,7 +168,8 @@ impl Remarks {
 
 /// `name` for a message, in the given frame, if it can be a name; otherwise words that show nothing of it.
 pub(super) fn quoted(name: &str, open: &str, close: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ' ');
+    // No white space: before it stands a key whose equals sign was forgotten, and behind it the value.
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if name.len() <= QUOTED_MAX && !name.is_empty() && name.chars().all(plain) {
         format!("{open}{name}{close}")
     } else {
@@ -187,6 +188,7 @@ mod tests {
         check("", "this name");
         check("yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk", "this name");
         check("p\u{fc}ss", "this name");
+        check("Password aGVpbWxpY2g", "this name");
     }
 
     #[test]

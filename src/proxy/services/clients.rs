@@ -18,12 +18,14 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::counters::Counters;
 use super::failure::Failure;
@@ -38,6 +40,8 @@ pub const HALF_OPEN_MAX: usize = 1024;
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an error that the next `accept` would meet again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two warnings that no connection can be accepted: whoever holds all descriptors need not fill the log as well.
+const ACCEPT_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// The bounds of one service. [`Limits::default`] has the named constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +82,8 @@ struct HalfOpenTable {
     next: u64,
     /// The oldest first. Who loses its sender is evicted.
     entries: BTreeMap<u64, oneshot::Sender<()>>,
+    /// When it was told last that no connection can be accepted.
+    told: Option<Instant>,
 }
 
 /// A client in its handshake.
@@ -130,9 +136,19 @@ impl Clients {
         self.counters.half_open.load(Relaxed) < 2 * self.limits.half_open.max(1) as u64
     }
 
+    /// Ends the oldest handshake for want of descriptors. Whether that is to be told.
+    fn give_one_up(&self) -> bool {
+        let mut table = self.table();
+        table.entries.pop_first();
+        let is_due = table.told.is_none_or(|at| at.elapsed() >= ACCEPT_TOLD_EVERY);
+        if is_due {
+            table.told = Some(Instant::now());
+        }
+        is_due
+    }
+
     /// The next connection, whatever errors come before it.
     async fn next<L: Listener>(&self, listener: &L) -> (L::Stream, SocketAddr) {
-        let mut told = false;
         loop {
             match listener.accept().await {
                 Ok(accepted) => {
@@ -144,11 +160,9 @@ impl Clients {
                 }
                 Err(error) => {
                     self.counters.failed(Failure::AcceptFailed);
-                    if !told {
+                    if self.give_one_up() {
                         tracing::warn!(%error, "no connection can be accepted, trying on");
-                        told = true;
                     }
-                    self.table().entries.pop_first();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -166,9 +180,12 @@ impl Clients {
         F: Future<Output = ()> + Send + 'static,
     {
         let mut tasks = JoinSet::new();
+        // One future for as long as it takes, so that a client's end does not cut short the pause after an error.
+        let mut next = pin!(self.next(listener));
         loop {
             tokio::select! {
-                (stream, from) = self.next(listener), if self.has_settled() => {
+                (stream, from) = &mut next, if self.has_settled() => {
+                    next.set(self.next(listener));
                     tasks.spawn(serve(stream, from, self.open()));
                 }
                 Some(ended) = tasks.join_next() => report(ended),
@@ -192,9 +209,11 @@ impl Clients {
             let (stream, from) = self.next(listener).await;
             (stream, from, Served::new(&self.counters, permit))
         };
+        let mut coming = pin!(next());
         loop {
             tokio::select! {
-                (stream, from, served) = next() => {
+                (stream, from, served) = &mut coming => {
+                    coming.set(next());
                     tasks.spawn(serve(stream, from, served));
                 }
                 Some(ended) = tasks.join_next() => report(ended),
@@ -319,6 +338,46 @@ mod tests {
         fn local_addr(&self) -> io::Result<SocketAddr> {
             self.listener.local_addr()
         }
+    }
+
+    /// A listener that has a few connections, and then no descriptor any more.
+    struct Exhausting {
+        listener: tokio::net::TcpListener,
+        connections: usize,
+        calls: AtomicUsize,
+    }
+
+    impl Listener for Exhausting {
+        type Stream = tokio::net::TcpStream;
+
+        async fn accept(&self) -> io::Result<(Self::Stream, SocketAddr)> {
+            if self.calls.fetch_add(1, Relaxed) < self.connections {
+                return Listener::accept(&self.listener).await;
+            }
+            Err(io::Error::from_raw_os_error(libc::EMFILE))
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            self.listener.local_addr()
+        }
+    }
+
+    /// Those who are given up do not make it try again before its time, which would give up the next one.
+    #[tokio::test]
+    async fn without_descriptors_it_gives_up_one_at_a_time() {
+        let clients = clients(1, 50);
+        let listener = HostNetwork.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = 20;
+        let listener = Exhausting { listener, connections, calls: AtomicUsize::new(0) };
+        let _clients: Vec<_> = (0..connections).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let serving = clients.shake_hands(&listener, |_stream, _from, half_open| async {
+            let _ = half_open.within(std::future::pending::<()>()).await;
+        });
+        let _ = tokio::time::timeout(3 * ACCEPT_PAUSE, serving).await;
+        let tries = listener.calls.load(Relaxed) - connections;
+        assert!((1..=4).contains(&tries), "{tries}");
+        assert!(clients.table().told.is_some() && !clients.give_one_up(), "told once");
     }
 
     #[tokio::test]

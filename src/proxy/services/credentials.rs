@@ -1,12 +1,29 @@
 //! Who may use a proxy: one username and one password, or everybody.
 
-use crate::proxy::config::Secret;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
-/// What a client must know. `Debug` shows nothing of it.
-#[derive(Debug, Clone)]
+use crate::proxy::config::{CREDENTIAL_BYTES_MAX, Secret};
+
+/// What a client must know. There is no `Debug` of it.
+#[derive(Clone)]
 pub(super) struct Credentials {
-    username: Secret,
-    password: Secret,
+    username: Padded,
+    password: Padded,
+}
+
+/// At most [`CREDENTIAL_BYTES_MAX`] bytes, and how many there are, in an array that is as long for all: to compare two takes
+/// a time that tells nothing, not even their lengths. Wiped when dropped.
+type Padded = Zeroizing<[u8; CREDENTIAL_BYTES_MAX + 2]>;
+
+/// What is longer is the same as nothing that a client can give.
+fn padded(bytes: &[u8]) -> Padded {
+    let mut array = Zeroizing::new([0; CREDENTIAL_BYTES_MAX + 2]);
+    let shown = &bytes[..bytes.len().min(CREDENTIAL_BYTES_MAX)];
+    array[..shown.len()].copy_from_slice(shown);
+    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    array[CREDENTIAL_BYTES_MAX..].copy_from_slice(&length.to_be_bytes());
+    array
 }
 
 impl Credentials {
@@ -15,16 +32,17 @@ impl Credentials {
         if username.is_none() && password.is_none() {
             return None;
         }
-        Some(Self {
-            username: Secret::new(username.unwrap_or_default().to_owned()),
-            password: password.cloned().unwrap_or_else(|| Secret::new(String::new())),
-        })
+        let username = padded(username.unwrap_or_default().as_bytes());
+        Some(Self { username, password: padded(password.map_or("", Secret::as_str).as_bytes()) })
     }
 
-    /// Whether these are the ones. The time it takes tells their lengths and nothing else.
+    /// Whether these are the ones. The time it takes tells nothing of them.
     pub(super) fn match_with(&self, username: &[u8], password: &[u8]) -> bool {
+        let are_short = username.len() <= CREDENTIAL_BYTES_MAX && password.len() <= CREDENTIAL_BYTES_MAX;
+        let (username, password) = (padded(username), padded(password));
         // Both are always compared: `&`, not `&&`.
-        self.username.matches(username) & self.password.matches(password)
+        let are_equal = self.username.ct_eq(&*username) & self.password.ct_eq(&*password);
+        are_short & bool::from(are_equal)
     }
 }
 
@@ -36,11 +54,18 @@ mod tests {
     fn both_must_be_right() {
         let credentials = Credentials::new(Some("name"), Some(&Secret::new("word".into()))).unwrap();
         assert!(credentials.match_with(b"name", b"word"));
-        for (username, password) in [("name", "wor"), ("nam", "word"), ("", ""), ("word", "name"), ("name", "")] {
+        let wrong = [
+            ("name", "wor"),
+            ("nam", "word"),
+            ("", ""),
+            ("word", "name"),
+            ("name", ""),
+            ("name", "word\0"),
+            ("x", "word"),
+        ];
+        for (username, password) in wrong {
             assert!(!credentials.match_with(username.as_bytes(), password.as_bytes()), "{username}:{password}");
         }
-        let shown = format!("{credentials:?}");
-        assert_eq!(shown, "Credentials { username: Secret(hidden), password: Secret(hidden) }");
     }
 
     #[test]
@@ -48,5 +73,20 @@ mod tests {
         assert!(Credentials::new(None, None).is_none());
         assert!(Credentials::new(Some("name"), None).unwrap().match_with(b"name", b""));
         assert!(Credentials::new(None, Some(&Secret::new("word".into()))).unwrap().match_with(b"", b"word"));
+    }
+
+    #[test]
+    fn what_is_too_long_matches_nothing() {
+        let of = |length: usize| "x".repeat(length);
+        let check = |known: usize, given: usize, expected: bool| {
+            let credentials = Credentials::new(None, Some(&Secret::new(of(known)))).unwrap();
+            assert_eq!(credentials.match_with(b"", of(given).as_bytes()), expected, "{known} {given}");
+        };
+        check(255, 255, true);
+        check(256, 255, false);
+        check(255, 256, false);
+        check(256, 256, false);
+        check(256, 1 << 17, false);
+        check(1 << 17, 1 << 18, false);
     }
 }

@@ -6,7 +6,8 @@
 //! service has no timer.
 //!
 //! The target's name is resolved once for each mapping; meanwhile, and whenever the tunnel is slower than the client,
-//! [`WAITING_MAX`] datagrams wait in the mapping, and one more is dropped (`QueueFull`).
+//! [`WAITING_MAX`] datagrams wait in the mapping, and one more is dropped (`QueueFull`), as is one for which all mappings
+//! together leave no room ([`WAITING_BYTES_MAX`](super::WAITING_BYTES_MAX)).
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -34,8 +35,11 @@ pub const WAITING_MAX: usize = 64;
 /// A mapping that could not be made is not made again for each datagram: so long its client's are dropped.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// A datagram, and the room that it takes.
+type Waiting = (Box<[u8]>, OwnedSemaphorePermit);
+
 struct Mapping {
-    waiting: mpsc::Sender<Box<[u8]>>,
+    waiting: mpsc::Sender<Waiting>,
     last: Arc<Stamp>,
     task: AbortHandle,
 }
@@ -110,8 +114,11 @@ pub(super) async fn serve<N: Network>(
             }
         };
         mapping.last.touch();
-        if mapping.waiting.try_send(buffer[..length].into()).is_err() {
-            context.counters.failed(Failure::QueueFull);
+        let waits = context
+            .room(length)
+            .and_then(|room| mapping.waiting.try_send((buffer[..length].into(), room)).map_err(|_| Failure::QueueFull));
+        if let Err(failure) = waits {
+            context.counters.failed(failure);
         }
     }
 }
@@ -137,7 +144,7 @@ struct Map<N: Network> {
 
 impl<N: Network> Map<N> {
     /// Carries datagrams until the mapping is idle.
-    async fn run(self, mut queue: mpsc::Receiver<Box<[u8]>>) {
+    async fn run(self, mut queue: mpsc::Receiver<Waiting>) {
         let counters = &self.context.counters;
         let (socket, target) = match self.open().await {
             Ok(open) => open,
@@ -153,7 +160,7 @@ impl<N: Network> Map<N> {
             tokio::select! {
                 datagram = queue.recv() => {
                     // The mapping was given up.
-                    let Some(datagram) = datagram else { return };
+                    let Some((datagram, _room)) = datagram else { return };
                     match socket.send_to(&datagram, target).await {
                         Ok(_) => counters.sent_datagram(datagram.len()),
                         Err(error) => {

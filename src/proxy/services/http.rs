@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use base64ct::{Base64, Encoding};
 use http_body_util::{Either, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::client::conn::http1::SendRequest;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::Authority;
@@ -56,6 +56,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const VIA: HeaderValue = HeaderValue::from_static("1.1 adit");
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"adit\", charset=\"UTF-8\"");
 
+/// Somebody else's, as it comes, or ours.
 type Body = Either<Incoming, Full<Bytes>>;
 
 /// What all clients of a listener share.
@@ -86,7 +87,7 @@ struct State<N: Network> {
 /// A connection to a target, driven by a task of its own.
 struct Upstream {
     authority: Authority,
-    sender: SendRequest<Incoming>,
+    sender: SendRequest<Body>,
     driver: AbortHandle,
 }
 
@@ -218,8 +219,12 @@ impl<N: Network> Session<N> {
     /// CONNECT: joins the connection with one to the target, after the answer. [RFC 9110 §9.3.6]
     async fn connect(&self, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
         let authority = request.uri().authority().ok_or(Failure::Malformed)?;
-        let port = authority.port_u16().ok_or(Failure::Malformed)?;
-        let connection = self.dial(&target(authority, port)?).await?;
+        // A body would have to be cut out of what is for the target.
+        if !request.body().is_end_stream() {
+            return Err(Failure::Malformed);
+        }
+        let connection = self.dial(&target(authority, None)?).await?;
+        self.state().upstream = None;
         self.state().tunnel = Some((hyper::upgrade::on(request), connection));
         Ok(Response::new(Either::Right(Full::default())))
     }
@@ -231,18 +236,23 @@ impl<N: Network> Session<N> {
             return Err(Failure::Malformed);
         }
         let authority = without_userinfo(uri.authority().ok_or(Failure::Malformed)?)?;
-        let target = target(&authority, authority.port_u16().unwrap_or(HTTP_PORT))?;
+        let target = target(&authority, Some(HTTP_PORT))?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         *request.uri_mut() = path.parse::<Uri>().map_err(|_| Failure::Malformed)?;
         *request.version_mut() = Version::HTTP_11;
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Failure::Malformed)?;
+        let in_chunks = request.body().size_hint().exact().is_none();
         let headers = request.headers_mut();
         take_hop_out(headers);
+        if in_chunks {
+            // Unasked, hyper does so for some methods only, and drops the body of a GET.
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         // [RFC 9112 §3.2.2]: the target of the request counts, whatever the client said of the host.
         headers.insert(header::HOST, host);
         headers.append(header::VIA, VIA);
 
-        let mut response = self.send(request, authority, &target).await?;
+        let mut response = self.send(request.map(Either::Left), authority, &target).await?;
         take_hop_out(response.headers_mut());
         response.headers_mut().append(header::VIA, VIA);
         *response.version_mut() = Version::HTTP_11;
@@ -252,7 +262,7 @@ impl<N: Network> Session<N> {
     /// Sends a request, over the kept connection if that leads to the same target and is still good.
     async fn send(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<Body>,
         authority: Authority,
         target: &Target,
     ) -> Result<Response<Incoming>, Failure> {
@@ -260,13 +270,15 @@ impl<N: Network> Session<N> {
         if let Some(mut upstream) = kept.filter(|upstream| upstream.authority == authority)
             && let Ok(Ok(())) = tokio::time::timeout(REUSE_TIME, upstream.sender.ready()).await
         {
+            let again = repeated(&request);
             match upstream.sender.try_send_request(request).await {
                 Ok(response) => {
                     self.state().upstream = Some(upstream);
                     return Ok(response);
                 }
-                // It was closed before a byte of the request was sent, so the request is still whole.
-                Err(mut error) => match error.take_message() {
+                // It was closed before a byte of the request was sent, so the request is still whole; or while it was,
+                // which is no reason to fail what may be asked twice.
+                Err(mut error) => match error.take_message().or(again) {
                     Some(unsent) => request = unsent,
                     None => return Err(self.broken(target, error.error())),
                 },
@@ -312,9 +324,32 @@ fn may(credentials: &Credentials, headers: &HeaderMap) -> bool {
     credentials.match_with(&decoded[..colon], &decoded[colon + 1..])
 }
 
-/// Where an authority leads to.
-fn target(authority: &Authority, port: u16) -> Result<Target, Failure> {
+/// The same request, if it may be sent twice and has no body that the first time has used up. [RFC 9110 §9.2.2]
+fn repeated(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.method().is_safe() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut again = Request::new(Either::Right(Full::default()));
+    again.method_mut().clone_from(request.method());
+    again.uri_mut().clone_from(request.uri());
+    again.headers_mut().clone_from(request.headers());
+    again.extensions_mut().clone_from(request.extensions());
+    Some(again)
+}
+
+/// Where an authority leads to: to its port, or else to the `usual` one, if there is one.
+fn target(authority: &Authority, usual: Option<u16>) -> Result<Target, Failure> {
     let host = authority.host();
+    let text = authority.as_str();
+    let text = text.rsplit_once('@').map_or(text, |(_, text)| text);
+    let port = match text.strip_prefix(host).ok_or(Failure::Malformed)? {
+        "" | ":" => usual,
+        port => port
+            .strip_prefix(':')
+            .filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|port| port.parse().ok()),
+    };
+    let port = port.ok_or(Failure::Malformed)?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let host = host_of_name(host.as_bytes()).ok_or(Failure::NameNotResolved)?;
     if port == 0 { Err(Failure::NotAllowed) } else { Ok(Target { host, port }) }
@@ -329,14 +364,16 @@ fn without_userinfo(authority: &Authority) -> Result<Authority, Failure> {
 }
 
 /// Removes what is said to the next hop only: what `Connection` lists, and what is so by definition. hyper frames the
-/// body anew. [RFC 9110 §7.6.1]
+/// body anew; a length that is not that of chunks beside it must not survive them. [RFC 9110 §7.6.1], [RFC 9112 §6.3]
 fn take_hop_out(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     let listed: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .collect();
     let always = [
         header::CONNECTION,

@@ -46,6 +46,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::config::{Resolve, ResolveStrategy, Service};
 use network::Listener;
 
@@ -58,6 +60,10 @@ pub use http::HEAD_BYTES_MAX;
 pub use network::{HostNetwork, Network};
 pub use relay::BUFFER_BYTES;
 pub use socks5::{ASSOCIATIONS_MAX, NAMES_MAX, RESOLVING_MAX};
+
+/// Bytes of the datagrams that wait in one service, for the tunnel or for a name, over all of its clients: each may have many
+/// wait, and none of them is much.
+pub const WAITING_BYTES_MAX: usize = 16 << 20;
 
 /// What all services of one tunnel share.
 #[derive(Debug, Clone)]
@@ -76,9 +82,17 @@ struct Context<N> {
     limits: Limits,
     buffers: relay::Buffers,
     counters: Arc<Counters>,
+    /// What is left of [`WAITING_BYTES_MAX`].
+    room: Arc<Semaphore>,
 }
 
 impl<N> Context<N> {
+    /// Room for a datagram of so many bytes to wait in, until it is dropped; `QueueFull` if there is none.
+    fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failure> {
+        let bytes = u32::try_from(bytes).map_err(|_| Failure::QueueFull)?;
+        Arc::clone(&self.room).try_acquire_many_owned(bytes).map_err(|_| Failure::QueueFull)
+    }
+
     fn clients(&self) -> clients::Clients {
         clients::Clients::new(self.limits, Arc::clone(&self.counters))
     }
@@ -123,8 +137,8 @@ impl<N: Network> Services<N> {
     }
 
     fn context<Other>(&self, network: Other, strategy: ResolveStrategy) -> Context<Other> {
-        let counters = Arc::default();
-        Context { network, strategy, limits: self.limits, buffers: self.buffers.clone(), counters }
+        let (counters, room) = (Arc::default(), Arc::new(Semaphore::new(WAITING_BYTES_MAX)));
+        Context { network, strategy, limits: self.limits, buffers: self.buffers.clone(), counters, room }
     }
 
     /// Takes the ports that `service` needs. Must be called within a tokio runtime.

@@ -8,7 +8,8 @@
 //!   the tunnel learns the port, can answer, as with any UDP socket: the header of a datagram names its sender.
 //! - Fragments are dropped (`Fragment`): to reassemble is optional in the RFC, and a way to fill memory.
 //! - A name is resolved through the tunnel without holding up other datagrams. [`RESOLVING_MAX`] datagrams wait for
-//!   their name; one more is dropped (`QueueFull`). [`NAMES_MAX`] answers are kept for [`NAME_AGE_MAX`].
+//!   their name; one more is dropped (`QueueFull`), as is one for which all associations together leave no room
+//!   ([`WAITING_BYTES_MAX`](crate::proxy::services::WAITING_BYTES_MAX)). [`NAMES_MAX`] answers are kept for [`NAME_AGE_MAX`].
 //!
 //! Memory: a buffer of 64 KiB for each family that is used, and what waits.
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -57,6 +59,7 @@ struct Known {
 struct Resolved {
     target: Target,
     payload: Vec<u8>,
+    _room: OwnedSemaphorePermit,
     addresses: Result<Vec<SocketAddr>, Failure>,
 }
 
@@ -180,10 +183,11 @@ impl<'a, N: Network> Association<'a, N> {
                 }
                 let (network, strategy) = (self.context.network.clone(), self.context.strategy);
                 let timeout = self.context.limits.connect_timeout;
+                let room = self.context.room(payload.len())?;
                 let payload = payload.to_vec();
                 self.resolving.spawn(async move {
                     let found = tokio::time::timeout(timeout, resolve(&network, &target, strategy)).await;
-                    Resolved { target, payload, addresses: found.unwrap_or(Err(Failure::NameNotResolved)) }
+                    Resolved { target, payload, _room: room, addresses: found.unwrap_or(Err(Failure::NameNotResolved)) }
                 });
                 Ok(())
             }
@@ -192,7 +196,7 @@ impl<'a, N: Network> Association<'a, N> {
 
     /// Sends what waited for its name: to the first address of a family that the tunnel has.
     async fn resolved(&mut self, resolved: Resolved) {
-        let Resolved { target, payload, addresses } = resolved;
+        let Resolved { target, payload, addresses, _room } = resolved;
         let sent = match addresses {
             Ok(addresses) => {
                 let mut outcome = Err(Failure::NameNotResolved);
