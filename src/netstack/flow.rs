@@ -10,6 +10,10 @@
 //! has room, and is written then, up to 64 KiB with one header over IPv4, straight into the device's buffer. So any number of
 //! packets that arrived together are acknowledged once.
 //!
+//! A connection that a peer asks for begins with small buffers, and gets its own once the peer confirms it: the request is
+//! given to a new socket once more, which answers it alike, since all that is random in a socket comes from its seed. So a flood
+//! of requests finds little memory to take.
+//!
 //! smoltcp ends a connection that was quiet for its `timeout` even when nothing was asked of the peer, so the patience
 //! with a silent peer is measured here.
 
@@ -26,7 +30,7 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use super::edge::{Edge, Emitted};
-use super::headers::TCP_RST;
+use super::headers::{self, TCP_ACK, TCP_RST, TCP_SYN};
 use super::listener::Listener;
 use super::wait::Wakers;
 
@@ -51,6 +55,12 @@ const NOTHING_GIVEN_DELAY: Duration = Duration::from_millis(1);
 
 /// Of a send buffer, which part has to be free before a waiting writer is woken: Linux' third.
 const WRITE_WAKE_DIVISOR: usize = 3;
+
+/// Bytes in each buffer of a connection that the peer has not confirmed; they are never used.
+const HALF_OPEN_BUFFER: usize = 512;
+
+/// Bytes of a TCP window without scaling (RFC 7323 §2.2).
+const WINDOW_MAX: usize = 65_535;
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;
@@ -79,11 +89,42 @@ enum Stage {
     /// We asked for it.
     Connecting,
     /// The peer asked for it.
-    Accepting(Arc<Listener>),
+    Accepting(HalfOpen),
     /// It was established.
     Open,
     /// It is over, whatever the reason.
     Ended,
+}
+
+/// What a connection is made of that the peer has not confirmed.
+struct HalfOpen {
+    listener: Arc<Listener>,
+    parameters: Parameters,
+    /// The packet that asked for it.
+    request: Box<[u8]>,
+    /// The sequence number that confirms it.
+    confirmation: Option<u32>,
+}
+
+impl HalfOpen {
+    /// Makes the answer of a socket with small buffers that of one with its full ones.
+    fn complete_answer(&mut self, packet: &mut [u8]) {
+        let offset = headers::ip_header_len_of(packet);
+        let Some(segment) = packet.get_mut(offset..).filter(|segment| segment.len() >= headers::TCP_HEADER_LEN) else {
+            return;
+        };
+        if segment[13] & TCP_SYN == 0 {
+            return;
+        }
+        let sequence = u32::from_be_bytes([segment[4], segment[5], segment[6], segment[7]]);
+        self.confirmation = Some(sequence.wrapping_add(1));
+        let window = self.parameters.buffer.min(WINDOW_MAX) as u16;
+        segment[14..16].copy_from_slice(&window.to_be_bytes());
+        let bits = usize::BITS - self.parameters.buffer.leading_zeros();
+        if let Some(scale) = headers::window_scale_mut(segment) {
+            *scale = bits.saturating_sub(u16::BITS) as u8;
+        }
+    }
 }
 
 struct Inner {
@@ -113,8 +154,6 @@ pub(super) struct Settled {
     pub(super) due: Due,
     /// It was established: whoever listens gets it.
     pub(super) accepted: Option<Arc<Listener>>,
-    /// It was being established and is not any more, either way.
-    pub(super) no_longer_half_open: Option<Arc<Listener>>,
     woken: [Wakers; 2],
 }
 
@@ -138,6 +177,7 @@ pub(super) enum Due {
 }
 
 /// What a flow is made with.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Parameters {
     pub(super) mtu: usize,
     /// Bytes, in each direction.
@@ -146,23 +186,34 @@ pub(super) struct Parameters {
     pub(super) seed: u64,
 }
 
+/// A socket with an interface of its own.
+fn parts(
+    key: &FlowKey,
+    parameters: &Parameters,
+    buffer_len: usize,
+    now: Instant,
+) -> (Interface, SocketSet<'static>, SocketHandle) {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = parameters.seed;
+    let mut replies = Vec::new();
+    let mut edge = Edge::new(parameters.mtu, None, &mut [], &mut replies);
+    let mut interface = Interface::new(config, &mut edge, now);
+    let prefix_len = if key.local.is_ipv4() { 32 } else { 128 };
+    interface.update_ip_addrs(|addresses| {
+        addresses.push(IpCidr::new(key.local.ip().into(), prefix_len)).expect("there is room for one");
+    });
+    // Zeroed memory of this size costs nothing before it is used.
+    let buffer = || SocketBuffer::new(vec![0; buffer_len]);
+    let mut socket = Socket::new(buffer(), buffer());
+    socket.set_congestion_control(CongestionControl::Cubic);
+    let mut sockets = SocketSet::new(Vec::with_capacity(1));
+    let socket = sockets.add(socket);
+    (interface, sockets, socket)
+}
+
 impl Inner {
     fn new(key: &FlowKey, parameters: &Parameters, stage: Stage, now: Instant) -> Self {
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = parameters.seed;
-        let mut replies = Vec::new();
-        let mut edge = Edge::new(parameters.mtu, None, &mut [], &mut replies);
-        let mut interface = Interface::new(config, &mut edge, now);
-        let prefix_len = if key.local.is_ipv4() { 32 } else { 128 };
-        interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(key.local.ip().into(), prefix_len)).expect("there is room for one");
-        });
-        // Zeroed memory of this size costs nothing before it is used.
-        let buffer = || SocketBuffer::new(vec![0; parameters.buffer]);
-        let mut socket = Socket::new(buffer(), buffer());
-        socket.set_congestion_control(CongestionControl::Cubic);
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let socket = sockets.add(socket);
+        let (interface, sockets, socket) = parts(key, parameters, parameters.buffer, now);
         Self {
             interface,
             sockets,
@@ -178,6 +229,32 @@ impl Inner {
             readers: Wakers::default(),
             writers: Wakers::default(),
         }
+    }
+
+    /// A packet for a connection that the peer has still to confirm: its request is remembered, and with what confirms it, it
+    /// gets its buffers.
+    fn confirm(&mut self, key: &FlowKey, packet: &[u8], flags: u8, now: Instant) {
+        let Stage::Accepting(half_open) = &mut self.stage else { return };
+        if half_open.request.is_empty() {
+            half_open.request = packet.into();
+            return;
+        }
+        let is_confirmation = flags & (TCP_SYN | TCP_RST | TCP_ACK) == TCP_ACK
+            && headers::acknowledgement(packet) == half_open.confirmation
+            && self.sockets.get::<Socket<'_>>(self.socket).recv_capacity() < half_open.parameters.buffer;
+        if !is_confirmation {
+            return;
+        }
+        let parameters = half_open.parameters;
+        let (interface, sockets, socket) = parts(key, &parameters, parameters.buffer, now);
+        (self.interface, self.sockets, self.socket) = (interface, sockets, socket);
+        self.socket().listen(key.local).expect("a new socket can listen at an address that is specified");
+        let Stage::Accepting(half_open) = &self.stage else { return };
+        let (mut answer, mut replies) = (vec![0; parameters.mtu], Vec::new());
+        let mut edge = Edge::new(parameters.mtu, Some(&half_open.request), &mut [], &mut replies);
+        self.interface.poll_ingress_single(now, &mut edge, &mut self.sockets);
+        let mut edge = Edge::new(parameters.mtu, None, &mut answer, &mut replies);
+        self.interface.poll_egress(now, &mut edge, &mut self.sockets);
     }
 
     fn socket(&mut self) -> &mut Socket<'static> {
@@ -213,19 +290,16 @@ impl Inner {
             while socket.recv(|bytes| (bytes.len(), bytes.len())).is_ok_and(|dropped| dropped > 0) {}
         }
         let state = socket.state();
-        let mut settled =
-            Settled { due: Due::Never, accepted: None, no_longer_half_open: None, woken: Default::default() };
+        let mut settled = Settled { due: Due::Never, accepted: None, woken: Default::default() };
         match &self.stage {
             Stage::Connecting if state == State::Closed => self.stage = Stage::Ended,
             Stage::Connecting if state != State::SynSent && state != State::SynReceived => self.stage = Stage::Open,
             // A reset of a half-open connection makes smoltcp listen again.
-            Stage::Accepting(listener) if state == State::Closed || state == State::Listen => {
-                settled.no_longer_half_open = Some(Arc::clone(listener));
+            Stage::Accepting(_) if state == State::Closed || state == State::Listen => {
                 self.stage = Stage::Ended;
             }
-            Stage::Accepting(listener) if state != State::SynReceived => {
-                settled.no_longer_half_open = Some(Arc::clone(listener));
-                settled.accepted = Some(Arc::clone(listener));
+            Stage::Accepting(half_open) if state != State::SynReceived => {
+                settled.accepted = Some(Arc::clone(&half_open.listener));
                 self.stage = Stage::Open;
                 // The listener, until it is accepted.
                 self.has_user = true;
@@ -308,7 +382,9 @@ impl Flow {
         listener: Arc<Listener>,
         now: Instant,
     ) -> Arc<Self> {
-        let mut inner = Inner::new(&key, parameters, Stage::Accepting(listener), now);
+        let small = Parameters { buffer: HALF_OPEN_BUFFER.min(parameters.buffer), ..*parameters };
+        let half_open = HalfOpen { listener, parameters: *parameters, request: Box::default(), confirmation: None };
+        let mut inner = Inner::new(&key, &small, Stage::Accepting(half_open), now);
         inner.socket().listen(key.local).expect("a new socket can listen at an address that is specified");
         inner.give_up = Some(now + SYN_ACK_TIMEOUT.into());
         Self::new(key, hash, inner)
@@ -330,6 +406,7 @@ impl Flow {
         let mut inner = self.lock();
         let inner = &mut *inner;
         for (packet, flags) in packets {
+            inner.confirm(&self.key, packet, flags, now);
             let before = inner.socket().state();
             let mut edge = Edge::new(inner.mtu, Some(packet), &mut [], replies);
             inner.interface.poll_ingress_single(now, &mut edge, &mut inner.sockets);
@@ -354,6 +431,9 @@ impl Flow {
         let mut edge = Edge::new(inner.mtu, None, &mut *buffer, &mut replies);
         inner.interface.poll_egress(now, &mut edge, &mut inner.sockets);
         let emitted = edge.emitted;
+        if let (Some(emitted), Stage::Accepting(half_open)) = (&emitted, &mut inner.stage) {
+            half_open.complete_answer(&mut buffer[..emitted.len]);
+        }
         if let Some(emitted) = &emitted
             && inner.socket().state() == State::TimeWait
         {
@@ -501,9 +581,18 @@ impl Flow {
         Some(inner.settle(now, false))
     }
 
-    /// Whether the peer has still to confirm what it asked for.
-    pub(super) fn is_half_open(&self) -> bool {
-        matches!(self.lock().stage, Stage::Accepting(_))
+    /// Lets go of it without a word, with its buffers, if the peer has still to confirm it. Returns whether it did.
+    pub(super) fn forget_half_open(&self) -> bool {
+        let mut inner = self.lock();
+        if !matches!(inner.stage, Stage::Accepting(_)) {
+            return false;
+        }
+        inner.stage = Stage::Ended;
+        inner.give_up = None;
+        inner.sockets = SocketSet::new(Vec::with_capacity(1));
+        let nothing = || SocketBuffer::new(Vec::new());
+        inner.socket = inner.sockets.add(Socket::new(nothing(), nothing()));
+        true
     }
 
     /// Its alarm rang, or is not needed any more; called under the timers' lock.

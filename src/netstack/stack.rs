@@ -29,8 +29,8 @@ use crate::ip;
 /// Ports that are given to those who ask for any: Linux' `ip_local_port_range`.
 const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 
-/// Connections over all listeners that peers asked for and have not confirmed; the oldest goes first. Linux'
-/// `tcp_max_syn_backlog`.
+/// Connections over all listeners that peers asked for and have not confirmed; the oldest goes first, without a word, so
+/// that a flood of requests never keeps out a client that confirms its own within this many. Linux' `tcp_max_syn_backlog`.
 const HALF_OPEN_MAX: usize = 1024;
 
 /// Everything of one stack.
@@ -275,7 +275,7 @@ impl Stack {
     /// Makes room for a connection that a peer asks for. The error tells whether somebody listens.
     pub(super) fn accept(&self, key: FlowKey) -> Result<Arc<Flow>, NotAccepted> {
         let listener = self.listener(key.local).ok_or(NotAccepted::Refused)?;
-        if !listener.reserve() {
+        if !listener.has_room() {
             return Err(NotAccepted::Overflow);
         }
         let parameters = self.parameters().map_err(|_| NotAccepted::Overflow)?;
@@ -283,11 +283,9 @@ impl Stack {
         let flow = {
             let mut flows = write(&self.flows);
             if let Some(flow) = flows.get(&key) {
-                listener.release();
                 return Ok(Arc::clone(flow));
             }
             if flows.len() >= self.connections_max {
-                listener.release();
                 return Err(NotAccepted::Overflow);
             }
             lock(&self.time_waits).remove(&key);
@@ -299,9 +297,11 @@ impl Stack {
         half_open.push_back(Arc::downgrade(&flow));
         let evicted = if half_open.len() > HALF_OPEN_MAX { half_open.pop_front() } else { None };
         drop(half_open);
-        if let Some(evicted) = evicted.and_then(|flow| flow.upgrade()).filter(|flow| flow.is_half_open()) {
+        if let Some(evicted) = evicted.and_then(|flow| flow.upgrade())
+            && evicted.forget_half_open()
+        {
             count(&self.counters.tcp_overflows);
-            self.follow(&evicted, evicted.fail(io::ErrorKind::ConnectionAborted, now));
+            self.remove(&evicted);
         }
         Ok(flow)
     }
@@ -314,9 +314,6 @@ impl Stack {
     /// Does what a flow needs next.
     pub(super) fn follow(&self, flow: &Arc<Flow>, mut settled: Settled) {
         settled.wake();
-        if let Some(listener) = settled.no_longer_half_open.take() {
-            listener.release();
-        }
         if let Some(listener) = settled.accepted.take() {
             count(&self.counters.tcp_accepts);
             if !listener.push(flow) {
