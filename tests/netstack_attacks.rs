@@ -172,7 +172,6 @@ struct Segment {
     from: SocketAddr,
     to: SocketAddr,
     sequence: u32,
-    acknowledgement: u32,
     flags: u8,
 }
 
@@ -195,7 +194,6 @@ fn read(packet: &[u8]) -> Segment {
         from: SocketAddr::new(source, port(0)),
         to: SocketAddr::new(destination, port(2)),
         sequence: number(4),
-        acknowledgement: number(8),
         flags: segment[13],
     }
 }
@@ -222,7 +220,6 @@ fn a_flood_of_requests() {
     let from =
         |number: u32| SocketAddr::from((Ipv4Addr::from(0x0a01_0000 + number / 60_000), (number % 60_000) as u16 + 1));
     let at = SocketAddr::new(OWN, 80);
-    let client = SocketAddr::new(PEER, 999);
     let mut answers = 0;
     for number in 0..FLOOD {
         wire.give(&tcp(from(number), at, number, 0, SYN, &[]));
@@ -258,5 +255,164 @@ fn a_flood_of_requests() {
     wire.take();
     wire.give(&tcp(from(0), at, 1, 77, ACK, &[]));
     assert!(wire.take().iter().any(|packet| read(packet).flags & RST != 0));
-    _ = client;
+}
+
+/// An ICMP error ends what it is about only if it quotes what was really sent (RFC 5927): guessing the ports is not enough.
+#[test]
+fn errors_that_quote_what_was_never_sent() {
+    for (own, peer, unreachable) in [(OWN, PEER, [3, 1]), (OWN_V6, PEER_V6, [1, 3])] {
+        let mut wire = Wire::new(|_| ());
+        let net = wire.net.clone();
+        let connecting = std::thread::spawn(move || net.connect_tcp(SocketAddr::new(peer, 7), PATIENCE));
+        let syn = wire.wait_for(|packets| !packets.is_empty()).remove(0);
+        let Segment { from, to, sequence, .. } = read(&syn);
+        assert_eq!((from.ip(), to), (own, SocketAddr::new(peer, 7)));
+        for wrong in [sequence.wrapping_add(1), sequence.wrapping_sub(1), !sequence] {
+            wire.give(&icmp(&tcp(from, to, wrong, 0, SYN, &[]), unreachable, 0));
+        }
+        // Nor one that is somebody else's.
+        wire.give(&icmp(&tcp(SocketAddr::new(peer, from.port()), to, sequence, 0, SYN, &[]), unreachable, 0));
+        assert_eq!(wire.net.stats().tcp_open, 1);
+        assert!(!connecting.is_finished());
+        wire.give(&icmp(&syn, unreachable, 0));
+        assert_eq!(connecting.join().unwrap().unwrap_err().kind(), ErrorKind::HostUnreachable);
+    }
+}
+
+/// A path that is narrower than the tunnel (RFC 1191, RFC 8201): segments get shorter, those of later connections from the
+/// start; and who only guesses has no say.
+#[test]
+fn packets_too_big() {
+    for (peer, header_len, type_and_code) in [(PEER, 20, [3, 4]), (PEER_V6, 40, [2, 0])] {
+        let mut wire = Wire::new(|config| config.mtu = 1420);
+        let (mut stream, own) = wire.connect(peer);
+        stream.write_all(&pattern(3000)).unwrap();
+        let packets = wire.wait_for(|packets| packets.iter().map(Vec::len).sum::<usize>() > 2500);
+        let longest = packets.iter().max_by_key(|packet| packet.len()).unwrap();
+        // The peer's SYN named no MSS: 536 bytes it is (RFC 9293 §3.7.1).
+        let segment = longest.len();
+        assert_eq!(segment, header_len + 20 + 536);
+        let mut forged = longest.clone();
+        forged[header_len + 4] ^= 0x40;
+        wire.give(&icmp(&forged, type_and_code, 1300));
+        assert_eq!(wire.net.stats().tcp_open, 1);
+
+        let socket = wire.net.bind_udp(SocketAddr::new(own.from.ip(), 0)).unwrap();
+        let to = SocketAddr::new(peer, 9);
+        let longest_datagram = |wire: &mut Wire| {
+            socket.send_to(&pattern(1300), to).unwrap();
+            wire.wait_for(|packets| packets.iter().any(|packet| packet[if header_len == 20 { 9 } else { 6 }] != TCP))
+                .into_iter()
+                .map(|packet| packet.len())
+                .max()
+                .unwrap()
+        };
+        assert_eq!(longest_datagram(&mut wire), header_len + 8 + 1300, "the forged error had no effect");
+        wire.give(&icmp(longest, type_and_code, 1300));
+        assert!(longest_datagram(&mut wire) <= 1300);
+        // What is less than any link has is not believed, or only so far.
+        wire.give(&icmp(longest, type_and_code, 68));
+        let least = longest_datagram(&mut wire);
+        assert!(least > 500, "{least}");
+        drop(stream);
+    }
+}
+
+/// Segments of an established connection follow what a router says.
+#[test]
+fn segments_get_shorter() {
+    let mut wire = Wire::new(|config| config.mtu = 1420);
+    let net = wire.net.clone();
+    let connecting = std::thread::spawn(move || net.connect_tcp(SocketAddr::new(PEER_V6, 7), PATIENCE));
+    let syn = read(&wire.wait_for(|packets| !packets.is_empty())[0]);
+    // With an MSS of 1360, which is what an MTU of 1420 has room for.
+    let mut answer = Vec::new();
+    answer.extend(syn.to.port().to_be_bytes());
+    answer.extend(syn.from.port().to_be_bytes());
+    answer.extend(1000u32.to_be_bytes());
+    answer.extend(syn.sequence.wrapping_add(1).to_be_bytes());
+    answer.extend([0x60, SYN | ACK, 0xff, 0xff, 0, 0, 0, 0, 2, 4, 5, 80]);
+    wire.give(&transport(PEER_V6, OWN_V6, TCP, 16, answer));
+    let mut stream = connecting.join().unwrap().unwrap();
+    stream.write_all(&pattern(2700)).unwrap();
+    let packets = wire.wait_for(|packets| packets.iter().any(|packet| packet.len() == 1420));
+    let lost = packets.iter().find(|packet| packet.len() == 1420).unwrap();
+    wire.give(&icmp(lost, [2, 0], 1280));
+    // It comes again when its time is up.
+    let packets = wire.wait_for(|packets| packets.iter().any(|packet| packet.len() > 1000));
+    assert_eq!(packets.iter().map(Vec::len).max(), Some(1280));
+}
+
+/// Datagrams to a port that nobody has are answered by an error, but not each.
+#[test]
+fn closed_ports_and_who_asks_for_them() {
+    for (own, peer, offset, expected) in [(OWN, PEER, 20, [3, 3]), (OWN_V6, PEER_V6, 40, [1, 4])] {
+        let mut wire = Wire::new(|_| ());
+        let datagram = udp(SocketAddr::new(peer, 5), SocketAddr::new(own, 6), b"anybody?");
+        wire.give(&datagram);
+        let answer = wire.take().remove(0);
+        assert_eq!((&answer[offset..offset + 2], &answer[offset + 8..]), (&expected[..], &datagram[..]));
+        for _ in 0..1000 {
+            wire.give(&datagram);
+        }
+        assert!(wire.take().len() < 100);
+        assert_eq!(wire.net.stats().udp_refused, 1001);
+
+        // The other side of it: a connected socket is told, one that is not is not.
+        let socket = wire.net.bind_udp(SocketAddr::new(own, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let to = SocketAddr::new(peer, 9);
+        for is_connected in [false, true] {
+            if is_connected {
+                socket.connect(to).unwrap();
+            }
+            socket.send_to(b"hello", to).unwrap();
+            let sent = wire.take().remove(0);
+            // About a datagram to somebody else; then about this.
+            wire.give(&icmp(&udp(socket.local_addr().unwrap(), SocketAddr::new(peer, 10), b""), expected, 0));
+            assert_eq!(socket.recv_from(&mut [0; 9]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            wire.give(&icmp(&sent, expected, 0));
+            let kind = socket.recv_from(&mut [0; 9]).unwrap_err().kind();
+            assert_eq!(kind, if is_connected { ErrorKind::ConnectionRefused } else { ErrorKind::WouldBlock });
+            assert_eq!(socket.recv_from(&mut [0; 9]).unwrap_err().kind(), ErrorKind::WouldBlock, "told once");
+        }
+        // Others are not heard any more.
+        wire.give(&udp(SocketAddr::new(peer, 10), socket.local_addr().unwrap(), b"other"));
+        wire.give(&udp(to, socket.local_addr().unwrap(), b"peer"));
+        let mut buffer = [0; 9];
+        assert_eq!(socket.recv(&mut buffer).unwrap(), 4);
+        assert_eq!(&buffer[..4], b"peer");
+    }
+}
+
+/// Fragments that never become a packet take a bounded part of memory, and those that do get through.
+#[test]
+fn a_flood_of_fragments() {
+    let mut wire = Wire::new(|_| ());
+    let before = resident_mib();
+    let socket = wire.net.bind_udp(SocketAddr::new(OWN, 9)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let payload = pattern(1400);
+    let fragment = |identification: u16, offset: u16, more: bool, payload: &[u8]| {
+        let mut packet = ip(PEER, OWN, UDP, payload);
+        packet[4..6].copy_from_slice(&identification.to_be_bytes());
+        packet[6..8].copy_from_slice(&(offset / 8 | if more { 0x2000 } else { 0 }).to_be_bytes());
+        packet[10..12].fill(0);
+        let sum = checksum(&[&packet[..20]]);
+        packet[10..12].copy_from_slice(&sum);
+        packet
+    };
+    for number in 0..50_000u32 {
+        wire.give(&fragment(number as u16, (number % 40) as u16 * 1400, true, &payload));
+    }
+    assert!(resident_mib() - before < 32);
+    assert!(wire.net.stats().fragments_dropped >= 49_000);
+    let whole = udp(SocketAddr::new(PEER, 5), SocketAddr::new(OWN, 9), &pattern(4000));
+    let datagram = &whole[20..];
+    wire.give(&fragment(7, 2400, false, &datagram[2400..]));
+    wire.give(&fragment(7, 0, true, &datagram[..1200]));
+    wire.give(&fragment(7, 1200, true, &datagram[1200..2400]));
+    let mut buffer = vec![0; 5000];
+    let (len, _) = socket.recv_from(&mut buffer).unwrap();
+    assert!(buffer[..len] == pattern(4000));
 }

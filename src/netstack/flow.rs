@@ -30,7 +30,7 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use super::edge::{Edge, Emitted};
-use super::headers::{self, TCP_ACK, TCP_RST, TCP_SYN};
+use super::headers::{self, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 use super::listener::Listener;
 use super::wait::Wakers;
 
@@ -142,6 +142,8 @@ struct Inner {
     failure: Option<io::ErrorKind>,
     /// When the patience with a silent peer ends.
     give_up: Option<Instant>,
+    /// Sequence numbers that were sent and are not acknowledged: the first, and the one after the last.
+    under_way: Option<(u32, u32)>,
     /// The last packet that was sent in TIME-WAIT: what answers a repeated FIN.
     last_ack: Option<Box<[u8]>>,
     readers: Wakers,
@@ -186,24 +188,23 @@ pub(super) struct Parameters {
     pub(super) seed: u64,
 }
 
-/// A socket with an interface of its own.
-fn parts(
-    key: &FlowKey,
-    parameters: &Parameters,
-    buffer_len: usize,
-    now: Instant,
-) -> (Interface, SocketSet<'static>, SocketHandle) {
+/// The interface of one flow.
+fn interface(key: &FlowKey, mtu: usize, seed: u64, now: Instant) -> Interface {
     let mut config = Config::new(HardwareAddress::Ip);
-    config.random_seed = parameters.seed;
+    config.random_seed = seed;
     let mut replies = Vec::new();
-    let mut edge = Edge::new(parameters.mtu, None, &mut [], &mut replies);
-    let mut interface = Interface::new(config, &mut edge, now);
+    let mut interface = Interface::new(config, &mut Edge::new(mtu, None, &mut [], &mut replies), now);
     let prefix_len = if key.local.is_ipv4() { 32 } else { 128 };
     interface.update_ip_addrs(|addresses| {
         addresses.push(IpCidr::new(key.local.ip().into(), prefix_len)).expect("there is room for one");
     });
-    // Zeroed memory of this size costs nothing before it is used.
-    let buffer = || SocketBuffer::new(vec![0; buffer_len]);
+    interface
+}
+
+/// A socket with an interface of its own.
+fn parts(key: &FlowKey, parameters: &Parameters, now: Instant) -> (Interface, SocketSet<'static>, SocketHandle) {
+    let interface = interface(key, parameters.mtu, parameters.seed, now);
+    let buffer = || SocketBuffer::new(vec![0; parameters.buffer]);
     let mut socket = Socket::new(buffer(), buffer());
     socket.set_congestion_control(CongestionControl::Cubic);
     let mut sockets = SocketSet::new(Vec::with_capacity(1));
@@ -213,7 +214,7 @@ fn parts(
 
 impl Inner {
     fn new(key: &FlowKey, parameters: &Parameters, stage: Stage, now: Instant) -> Self {
-        let (interface, sockets, socket) = parts(key, parameters, parameters.buffer, now);
+        let (interface, sockets, socket) = parts(key, parameters, now);
         Self {
             interface,
             sockets,
@@ -225,6 +226,7 @@ impl Inner {
             keepalive: None,
             failure: None,
             give_up: None,
+            under_way: None,
             last_ack: None,
             readers: Wakers::default(),
             writers: Wakers::default(),
@@ -246,7 +248,7 @@ impl Inner {
             return;
         }
         let parameters = half_open.parameters;
-        let (interface, sockets, socket) = parts(key, &parameters, parameters.buffer, now);
+        let (interface, sockets, socket) = parts(key, &parameters, now);
         (self.interface, self.sockets, self.socket) = (interface, sockets, socket);
         self.socket().listen(key.local).expect("a new socket can listen at an address that is specified");
         let Stage::Accepting(half_open) = &self.stage else { return };
@@ -330,6 +332,28 @@ impl Inner {
         settled
     }
 
+    /// Remembers what was sent, and so may be quoted by an ICMP error.
+    fn count_sent(&mut self, packet: &[u8]) {
+        let segment = &packet[headers::ip_header_len_of(packet)..];
+        let sequence = u32::from_be_bytes([segment[4], segment[5], segment[6], segment[7]]);
+        let payload = segment.len() - usize::from(segment[12] >> 4) * 4;
+        let controls = usize::from(segment[13] & TCP_SYN != 0) + usize::from(segment[13] & TCP_FIN != 0);
+        let end = sequence.wrapping_add((payload + controls) as u32);
+        let (_, last) = self.under_way.get_or_insert((sequence, end));
+        if is_after(end, *last) {
+            *last = end;
+        }
+    }
+
+    fn count_acknowledged(&mut self, packet: &[u8]) {
+        if let (Some(acknowledgement), Some((first, last))) = (headers::acknowledgement(packet), &mut self.under_way)
+            && is_after(acknowledgement, *first)
+            && !is_after(acknowledgement, *last)
+        {
+            *first = acknowledgement;
+        }
+    }
+
     fn due(&mut self, now: Instant, has_ended: bool) -> Due {
         let is_over = self.socket().local_endpoint().is_none();
         if has_ended && is_over {
@@ -349,6 +373,11 @@ impl Inner {
             None => Due::Never,
         }
     }
+}
+
+/// Whether sequence number `a` comes after `b` (RFC 9293 §3.4).
+fn is_after(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b).cast_signed() > 0
 }
 
 impl Flow {
@@ -407,6 +436,9 @@ impl Flow {
         let inner = &mut *inner;
         for (packet, flags) in packets {
             inner.confirm(&self.key, packet, flags, now);
+            if flags & TCP_ACK != 0 {
+                inner.count_acknowledged(packet);
+            }
             let before = inner.socket().state();
             let mut edge = Edge::new(inner.mtu, Some(packet), &mut [], replies);
             inner.interface.poll_ingress_single(now, &mut edge, &mut inner.sockets);
@@ -438,6 +470,9 @@ impl Flow {
             && inner.socket().state() == State::TimeWait
         {
             inner.last_ack = Some(buffer[..emitted.len].into());
+        }
+        if let Some(emitted) = &emitted {
+            inner.count_sent(&buffer[..emitted.len]);
         }
         let mut settled = inner.settle(now, false);
         if emitted.is_none() && matches!(settled.due, Due::Now) {
@@ -564,7 +599,7 @@ impl Flow {
         inner.settle(now, false)
     }
 
-    /// Ends it at once, for this reason.
+    /// Ends it at once, for this reason; the peer is told by a reset.
     pub(super) fn fail(&self, failure: io::ErrorKind, now: Instant) -> Settled {
         let mut inner = self.lock();
         inner.fail(failure);
@@ -578,6 +613,23 @@ impl Flow {
             return None;
         }
         inner.fail(failure);
+        Some(inner.settle(now, false))
+    }
+
+    /// Whether this sequence number was sent and not acknowledged.
+    pub(super) fn is_under_way(&self, sequence: u32) -> bool {
+        self.lock().under_way.is_some_and(|(first, last)| !is_after(first, sequence) && is_after(last, sequence))
+    }
+
+    /// Packets may be no longer than `mtu` from now on; what was lost for its length comes again by its timer.
+    pub(super) fn shrink(&self, mtu: usize, now: Instant) -> Option<Settled> {
+        let mut inner = self.lock();
+        if mtu >= inner.mtu || !matches!(inner.stage, Stage::Open) {
+            return None;
+        }
+        inner.mtu = mtu;
+        // An interface has its MTU for good, and nothing else that an established connection has need of.
+        inner.interface = interface(&self.key, mtu, 0, now);
         Some(inner.settle(now, false))
     }
 

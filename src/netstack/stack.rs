@@ -18,13 +18,15 @@ use arc_swap::ArcSwap;
 use super::config::{Config, Counters, Stats, count};
 use super::echo::Echoes;
 use super::flow::{Due, Flow, FlowKey, Parameters, Settled};
+use super::fragments::{self, Reassembly};
 use super::headers;
 use super::lanes::Lanes;
 use super::listener::Listener;
+use super::path_mtu::{Paths, believable};
 use super::time_wait::TimeWaits;
 use super::timers::Timers;
 use super::udp::Socket as UdpSocket;
-use crate::ip;
+use crate::{icmp, ip};
 
 /// Ports that are given to those who ask for any: Linux' `ip_local_port_range`.
 const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
@@ -51,6 +53,9 @@ pub(super) struct Stack {
     pub(super) lanes: Lanes,
     pub(super) timers: Arc<Timers>,
     pub(super) counters: Counters,
+    paths: Mutex<Paths>,
+    icmp_limiter: Mutex<icmp::Limiter>,
+    reassembly: Mutex<Reassembly>,
     is_gone: AtomicBool,
 }
 
@@ -138,6 +143,9 @@ impl Stack {
             lanes: Lanes::new(),
             timers: Arc::new(Timers::new()),
             counters: Counters::default(),
+            paths: Mutex::default(),
+            icmp_limiter: Mutex::default(),
+            reassembly: Mutex::default(),
             is_gone: AtomicBool::new(false),
         }))
     }
@@ -198,8 +206,8 @@ impl Stack {
 
     // --- TCP ---------------------------------------------------------------------------------
 
-    fn parameters(&self) -> io::Result<Parameters> {
-        Ok(Parameters { mtu: self.mtu, buffer: self.tcp_buffer, seed: random()? })
+    fn parameters(&self, remote: IpAddr) -> io::Result<Parameters> {
+        Ok(Parameters { mtu: self.mtu_to(remote), buffer: self.tcp_buffer, seed: random()? })
     }
 
     /// Begins to connect.
@@ -213,7 +221,7 @@ impl Stack {
             return Err(io::ErrorKind::NetworkUnreachable.into());
         }
         let source = self.source_for(remote.ip())?;
-        let parameters = self.parameters()?;
+        let parameters = self.parameters(remote.ip())?;
         let now = self.timers.now();
         let flow = {
             let mut flows = write(&self.flows);
@@ -278,7 +286,7 @@ impl Stack {
         if !listener.has_room() {
             return Err(NotAccepted::Overflow);
         }
-        let parameters = self.parameters().map_err(|_| NotAccepted::Overflow)?;
+        let parameters = self.parameters(key.remote.ip()).map_err(|_| NotAccepted::Overflow)?;
         let now = self.timers.now();
         let flow = {
             let mut flows = write(&self.flows);
@@ -374,6 +382,43 @@ impl Stack {
     pub(super) fn send_packet(&self, flow: u64, packet: Vec<u8>) {
         if !self.lanes.push_packet(flow, packet.into()) {
             count(&self.counters.outbound_dropped);
+        }
+    }
+
+    /// The longest packets that `destination` is sent.
+    pub(super) fn mtu_to(&self, destination: IpAddr) -> usize {
+        lock(&self.paths).get(destination, Instant::now()).map_or(self.mtu, |mtu| mtu.min(self.mtu))
+    }
+
+    /// A router has no room for packets to `destination` that are longer than `claimed`, and quoted one that was sent. Returns
+    /// how long they may be; `None` when that is nothing new.
+    pub(super) fn learn_mtu(&self, destination: IpAddr, claimed: usize) -> Option<usize> {
+        let mtu = believable(destination, claimed).filter(|mtu| *mtu < self.mtu_to(destination))?;
+        lock(&self.paths).learn(destination, mtu, Instant::now());
+        Some(mtu)
+    }
+
+    /// Sends a whole packet in as many fragments as it takes.
+    pub(super) fn send_in_fragments(&self, flow: u64, packet: &[u8], mtu: usize) -> io::Result<()> {
+        fragments::cut(packet, mtu, random()? as u32).for_each(|fragment| self.send_packet(flow, fragment));
+        Ok(())
+    }
+
+    /// Takes a fragment, and gives the packet that it completes.
+    pub(super) fn reassemble(&self, fragment: &[u8]) -> Option<Vec<u8>> {
+        let (packet, given_up) = lock(&self.reassembly).add(fragment, Instant::now());
+        self.counters.fragments_dropped.fetch_add(given_up, Ordering::Relaxed);
+        packet
+    }
+
+    /// Tells the sender of a datagram that nobody has its port, unless that was said often of late.
+    pub(super) fn refuse_datagram(&self, packet: &[u8], local: SocketAddr, remote: SocketAddr) {
+        count(&self.counters.udp_refused);
+        let now = self.timers.now().total_micros().unsigned_abs() * 1000;
+        if lock(&self.icmp_limiter).allow(now)
+            && let Some(error) = icmp::port_unreachable(packet)
+        {
+            self.send_packet(self.flow_of(local, remote), error.to_vec());
         }
     }
 
