@@ -7,8 +7,9 @@
 //! next, [`Settled`], which the stack carries out.
 //!
 //! Nothing waits in a queue on its way out: what is to be sent lies in the socket's buffer until the device
-//! has room, and is written then, up to 64 KiB with one header over IPv4, straight into the device's buffer. So any number of
-//! packets that arrived together are acknowledged once.
+//! has room, and is written then, up to 64 KiB with one header, straight into the device's buffer. So any number of
+//! packets that arrived together are acknowledged once. Over IPv4 smoltcp makes such long packets itself; over IPv6 the
+//! segments that it makes one by one are joined here, each written behind the one before without being moved.
 //!
 //! A connection that a peer asks for begins with small buffers, and gets its own once the peer confirms it: the request is
 //! given to a new socket once more, which answers it alike, since all that is random in a socket comes from its seed. So a flood
@@ -19,6 +20,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -30,9 +32,10 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use super::edge::{Edge, Emitted};
-use super::headers::{self, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+use super::headers::{self, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN};
 use super::listener::Listener;
 use super::wait::Wakers;
+use crate::ip;
 
 /// How long a handshake may take when its caller set no limit: Linux' for `tcp_syn_retries` = 6.
 pub(super) const SYN_TIMEOUT: Duration = Duration::from_secs(127);
@@ -142,6 +145,8 @@ struct Inner {
     failure: Option<io::ErrorKind>,
     /// When the patience with a silent peer ends.
     give_up: Option<Instant>,
+    /// A packet that was made and did not fit the one before it.
+    held: Option<Box<[u8]>>,
     /// Sequence numbers that were sent and are not acknowledged: the first, and the one after the last.
     under_way: Option<(u32, u32)>,
     /// The last packet that was sent in TIME-WAIT: what answers a repeated FIN.
@@ -226,6 +231,7 @@ impl Inner {
             keepalive: None,
             failure: None,
             give_up: None,
+            held: None,
             under_way: None,
             last_ack: None,
             readers: Wakers::default(),
@@ -332,6 +338,61 @@ impl Inner {
         settled
     }
 
+    /// Writes the next packet to `buffer`.
+    fn next_packet(&mut self, buffer: &mut [u8], now: Instant) -> Option<Emitted> {
+        if let Some(packet) = self.held.take() {
+            buffer[..packet.len()].copy_from_slice(&packet);
+            return Some(Emitted { len: packet.len(), segment: None });
+        }
+        let mut replies = Vec::new();
+        let mut edge = Edge::new(self.mtu, None, buffer, &mut replies);
+        self.interface.poll_egress(now, &mut edge, &mut self.sockets);
+        edge.emitted
+    }
+
+    /// Joins to a data segment over IPv6 those that follow it, as long as they differ in nothing but what cutting them up
+    /// again restores.
+    fn join(&mut self, buffer: &mut [u8], first: Emitted, now: Instant) -> Emitted {
+        const OFFSET: usize = ip::IPV6_HEADER_LEN;
+        const HEADERS: usize = OFFSET + headers::TCP_HEADER_LEN;
+        let mut len = first.len;
+        let first_payload = match Joint::of(&buffer[..len]) {
+            // With more to come: smoltcp pushes what is the last for now.
+            Some(joint) if joint.flags == TCP_ACK => len - HEADERS,
+            _ => return first,
+        };
+        while len + self.mtu - HEADERS <= buffer.len() {
+            let Some(joint) = Joint::of(&buffer[..HEADERS]) else { break };
+            let start = len - HEADERS;
+            let mut before = [0; HEADERS];
+            before.copy_from_slice(&buffer[start..len]);
+            let next = self.next_packet(&mut buffer[start..], now);
+            let follows = next.and_then(|next| {
+                let sequence = joint.sequence.wrapping_add(start as u32);
+                let following = Joint::of(&buffer[start..start + next.len])?;
+                let is_alike = following.sequence == sequence
+                    && following.acknowledgement_and_window == joint.acknowledgement_and_window
+                    && next.len - HEADERS <= first_payload;
+                is_alike.then_some((next.len - HEADERS, following.flags))
+            });
+            if let (Some(next), None) = (next, follows) {
+                self.held = Some(buffer[start..start + next.len].into());
+            }
+            buffer[start..len].copy_from_slice(&before);
+            let Some((payload, flags)) = follows else { break };
+            len += payload;
+            buffer[OFFSET + 13] = flags;
+            if flags != TCP_ACK || payload < first_payload {
+                break;
+            }
+        }
+        if len == first.len {
+            return first;
+        }
+        buffer[4..6].copy_from_slice(&((len - OFFSET) as u16).to_be_bytes());
+        Emitted { len, segment: NonZeroU16::new(first_payload as u16) }
+    }
+
     /// Remembers what was sent, and so may be quoted by an ICMP error.
     fn count_sent(&mut self, packet: &[u8]) {
         let segment = &packet[headers::ip_header_len_of(packet)..];
@@ -355,6 +416,9 @@ impl Inner {
     }
 
     fn due(&mut self, now: Instant, has_ended: bool) -> Due {
+        if self.held.is_some() {
+            return Due::Now;
+        }
         let is_over = self.socket().local_endpoint().is_none();
         if has_ended && is_over {
             return Due::Ended;
@@ -372,6 +436,28 @@ impl Inner {
             Some(at) => Due::At(at),
             None => Due::Never,
         }
+    }
+}
+
+/// What has to fit for one TCP segment over IPv6 to be joined to the one before.
+struct Joint {
+    sequence: u32,
+    acknowledgement_and_window: ([u8; 4], [u8; 2]),
+    flags: u8,
+}
+
+impl Joint {
+    /// `None` when `packet`, one of ours, is no segment over IPv6 with nothing but data, or has options.
+    fn of(packet: &[u8]) -> Option<Self> {
+        let segment = packet.get(ip::IPV6_HEADER_LEN..)?;
+        let flags = *segment.get(13)?;
+        let is_data = packet[0] >> 4 == 6 && segment[12] >> 4 == 5 && flags & !TCP_PSH == TCP_ACK;
+        let [s0, s1, s2, s3, a0, a1, a2, a3] = *segment.get(4..)?.first_chunk()?;
+        is_data.then_some(Self {
+            sequence: u32::from_be_bytes([s0, s1, s2, s3]),
+            acknowledgement_and_window: ([a0, a1, a2, a3], [segment[14], segment[15]]),
+            flags,
+        })
     }
 }
 
@@ -459,10 +545,8 @@ impl Flow {
         if inner.give_up.is_some_and(|end| end <= now) {
             inner.fail(io::ErrorKind::TimedOut);
         }
-        let mut replies = Vec::new();
-        let mut edge = Edge::new(inner.mtu, None, &mut *buffer, &mut replies);
-        inner.interface.poll_egress(now, &mut edge, &mut inner.sockets);
-        let emitted = edge.emitted;
+        let first = inner.next_packet(buffer, now);
+        let emitted = first.map(|first| inner.join(buffer, first, now));
         if let (Some(emitted), Stage::Accepting(half_open)) = (&emitted, &mut inner.stage) {
             half_open.complete_answer(&mut buffer[..emitted.len]);
         }

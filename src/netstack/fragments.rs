@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::headers;
-use crate::ip::{Header, IPV6_HEADER_LEN};
+use crate::ip::{Header, IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 
 /// Bytes of an IPv6 fragment header (RFC 8200 §4.5), and its number.
 const FRAGMENT_HEADER_LEN: usize = 8;
@@ -107,10 +107,11 @@ impl<'a> Fragment<'a> {
             (key(identification, *packet.get(at)?), offset, flags & MORE_V6 != 0, at + FRAGMENT_HEADER_LEN)
         };
         let payload = packet.get(start..)?;
-        let header_len = headers::ip_header_len(source);
+        // The length field of IPv4 counts the header, too.
+        let counted = if source.is_ipv4() { IPV4_HEADER_LEN } else { 0 };
         let is_sound = !payload.is_empty()
             && (!has_more || payload.len().is_multiple_of(UNIT))
-            && header_len + offset + payload.len() <= LEN_MAX;
+            && counted + offset + payload.len() <= LEN_MAX;
         is_sound.then_some(Self { key, offset, has_more, payload })
     }
 }

@@ -25,6 +25,7 @@ pub(super) const ICMP_HEADER_LEN: usize = 8;
 pub(super) const TCP_FIN: u8 = 0x01;
 pub(super) const TCP_SYN: u8 = 0x02;
 pub(super) const TCP_RST: u8 = 0x04;
+pub(super) const TCP_PSH: u8 = 0x08;
 pub(super) const TCP_ACK: u8 = 0x10;
 
 /// Bytes in the IP header of what is sent between these addresses.
