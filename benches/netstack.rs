@@ -1,5 +1,5 @@
-//! The stack of `adit::netstack`: `cargo bench --bench netstack`. Figures in text, one line each; no criterion, since most of
-//! them are of something that takes seconds or is measured in bytes.
+//! The stack of `adit::netstack`: `cargo bench --bench netstack`, or one part of it: `-- stream`, `loss`, `connections`, `lookup`.
+//! Figures in text, one line each; no criterion, since most of them are of something that takes seconds or is measured in bytes.
 //!
 //! 1. One TCP stream over two devices that are joined in memory, IPv4 and IPv6; no system call, so that it says what
 //!    TCP, the stack and the devices take together. Then with a loss of 1 % in both directions.
@@ -279,18 +279,26 @@ fn main() {
         stream("one stream", v4(2), 0, 1 << 20);
         return;
     }
-    for _ in 0..2 {
-        stream("one stream, IPv4", v4(2), 0, 1 << 30);
-        stream("one stream, IPv6", v6(2), 0, 1 << 30);
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let is_wanted = |section: &str| wanted.as_deref().is_none_or(|wanted| section.contains(wanted));
+    if is_wanted("stream") {
+        for _ in 0..2 {
+            stream("one stream, IPv4", v4(2), 0, 1 << 30);
+            stream("one stream, IPv6", v6(2), 0, 1 << 30);
+        }
     }
-    for loss in [1, 10] {
-        stream(&format!("one stream, {}.{} % loss", loss / 10, loss % 10), v4(2), loss, 32 << 20);
+    if is_wanted("loss") {
+        for loss in [1, 10] {
+            stream(&format!("one stream, {}.{} % loss", loss / 10, loss % 10), v4(2), loss, 16 << 20);
+        }
     }
-    connections(1000);
-    for count in [1, 100, 1000] {
-        let (ours, theirs) = (one_interface_each(count), one_interface_for_all(count));
-        println!(
-            "an acknowledgement to one of {count:>4} connections: {ours:?} here, {theirs:?} in one smoltcp interface"
-        );
+    if is_wanted("connections") {
+        connections(1000);
+    }
+    if is_wanted("lookup") {
+        for count in [1, 100, 1000] {
+            let (ours, theirs) = (one_interface_each(count), one_interface_for_all(count));
+            println!("a packet to one of {count:>4} connections: {ours:?} here, {theirs:?} in one smoltcp interface");
+        }
     }
 }

@@ -153,6 +153,6 @@ pub mod udp;
 pub mod cli;
 
 /// The programs in the document are compiled, and run where they can.
-#[cfg(all(doctest, feature = "device"))]
+#[cfg(all(doctest, feature = "netstack"))]
 #[doc = include_str!("../docs/embedding.md")]
 mod embedding {}

@@ -736,3 +736,59 @@ impl Flow {
         self.alarm.store(NEVER, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a peer is offered while it has not confirmed is what the socket offers that it gets then.
+    #[test]
+    fn a_confirmed_connection_is_the_one_that_was_offered() {
+        let now = Instant::from_secs(1);
+        let key = FlowKey { local: ([10, 0, 0, 1], 80).into(), remote: ([10, 0, 0, 2], 5).into() };
+        let all: &[u8] = &[2, 4, 5, 100, 1, 3, 3, 7, 4, 2, 1, 1];
+        for options in [all, &all[..4], &all[4..8], &[]] {
+            let segment_len = headers::TCP_HEADER_LEN + options.len();
+            let mut request = headers::begin(key.remote.ip(), key.local.ip(), ip::TCP, segment_len);
+            request.extend([
+                0,
+                5,
+                0,
+                80,
+                0,
+                0,
+                0,
+                9,
+                0,
+                0,
+                0,
+                0,
+                (segment_len * 4) as u8,
+                TCP_SYN,
+                255,
+                255,
+                0,
+                0,
+                0,
+                0,
+            ]);
+            request.extend(options);
+            for buffer in [4096, 65_535, 65_536, 256 << 10, 1 << 20] {
+                let parameters = Parameters { mtu: 1420, buffer, seed: 7 };
+                let flow = Flow::accept(key, 0, &parameters, Listener::new(key.local), now);
+                let mut replies = Vec::new();
+                _ = flow.ingest(std::iter::once((&request[..], TCP_SYN)), &mut replies, now);
+                let mut offered = vec![0; 1420];
+                let offered_len = flow.emit(&mut offered, now).0.unwrap().len;
+
+                let mut inner = Inner::new(&key, &parameters, Stage::Connecting, now);
+                inner.socket().listen(key.local).unwrap();
+                let mut edge = Edge::new(1420, Some(&request), &mut [], &mut replies);
+                inner.interface.poll_ingress_single(now, &mut edge, &mut inner.sockets);
+                let mut whole = vec![0; 1420];
+                let whole_len = inner.next_packet(&mut whole, now).unwrap().len;
+                assert_eq!(offered[..offered_len], whole[..whole_len], "{options:?} {buffer}");
+            }
+        }
+    }
+}
