@@ -45,6 +45,10 @@ const HOST_UNREACHABLE: [u8; 2] = [3, 1];
 /// Type and code of ICMPv6 destination unreachable, address unreachable (RFC 4443 §3.1).
 const ADDRESS_UNREACHABLE: [u8; 2] = [1, 3];
 
+/// The same for a port that nobody listens at.
+const PORT_UNREACHABLE: [u8; 2] = [3, 3];
+const PORT_UNREACHABLE_V6: [u8; 2] = [1, 4];
+
 /// ICMP types that are errors: destination unreachable, source quench, redirect, time exceeded, parameter problem.
 const ICMP_ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
 
@@ -72,6 +76,15 @@ impl Deref for Unreachable {
 /// The destination unreachable message that answers `packet`, an inner packet from the local system. `None` when it
 /// must not be answered, or is no IP packet.
 pub fn unreachable(packet: &[u8]) -> Option<Unreachable> {
+    error(packet, HOST_UNREACHABLE, ADDRESS_UNREACHABLE)
+}
+
+/// The same that answers a packet to a port of ours that nobody listens at.
+pub fn port_unreachable(packet: &[u8]) -> Option<Unreachable> {
+    error(packet, PORT_UNREACHABLE, PORT_UNREACHABLE_V6)
+}
+
+fn error(packet: &[u8], reason_v4: [u8; 2], reason_v6: [u8; 2]) -> Option<Unreachable> {
     let header = Header::parse(packet)?;
     let packet = &packet[..header.total_len];
     let transport = ip::transport(packet)?;
@@ -84,19 +97,19 @@ pub fn unreachable(packet: &[u8]) -> Option<Unreachable> {
             let group = |address: Ipv4Addr| address.is_multicast() || address.is_broadcast();
             let error = transport.protocol == ip::ICMP && icmp_type.is_none_or(|kind| ICMP_ERRORS.contains(kind));
             let nobody = sender.is_unspecified() || sender.is_loopback() || group(sender);
-            (!error && !nobody && !group(receiver)).then(|| ipv4_error(packet, receiver, sender))
+            (!error && !nobody && !group(receiver)).then(|| ipv4_error(packet, reason_v4, receiver, sender))
         }
         (IpAddr::V6(sender), IpAddr::V6(receiver)) => {
             let error = transport.protocol == ip::ICMPV6
                 && icmp_type.is_none_or(|&kind| kind < ICMPV6_INFORMATIONAL || kind == ICMPV6_REDIRECT);
             let nobody = sender.is_unspecified() || sender.is_loopback() || sender.is_multicast();
-            (!error && !nobody && !receiver.is_multicast()).then(|| ipv6_error(packet, receiver, sender))
+            (!error && !nobody && !receiver.is_multicast()).then(|| ipv6_error(packet, reason_v6, receiver, sender))
         }
         _ => None,
     }
 }
 
-fn ipv4_error(packet: &[u8], source: Ipv4Addr, destination: Ipv4Addr) -> Unreachable {
+fn ipv4_error(packet: &[u8], reason: [u8; 2], source: Ipv4Addr, destination: Ipv4Addr) -> Unreachable {
     let len = IPV4_ERROR_MAX.min(IPV4_HEADER_LEN + ICMP_HEADER_LEN + packet.len());
     let mut error = Unreachable { bytes: [0; IPV6_ERROR_MAX], len };
     let (header, message) = error.bytes[..len].split_at_mut(IPV4_HEADER_LEN);
@@ -109,11 +122,11 @@ fn ipv4_error(packet: &[u8], source: Ipv4Addr, destination: Ipv4Addr) -> Unreach
     header[16..20].copy_from_slice(&destination.octets());
     let checksum = finish(sum(header, 0), false);
     header[10..12].copy_from_slice(&checksum);
-    write_message(message, HOST_UNREACHABLE, packet, 0);
+    write_message(message, reason, packet, 0);
     error
 }
 
-fn ipv6_error(packet: &[u8], source: Ipv6Addr, destination: Ipv6Addr) -> Unreachable {
+fn ipv6_error(packet: &[u8], reason: [u8; 2], source: Ipv6Addr, destination: Ipv6Addr) -> Unreachable {
     let len = IPV6_ERROR_MAX.min(IPV6_HEADER_LEN + ICMP_HEADER_LEN + packet.len());
     let mut error = Unreachable { bytes: [0; IPV6_ERROR_MAX], len };
     let (header, message) = error.bytes[..len].split_at_mut(IPV6_HEADER_LEN);
@@ -125,7 +138,7 @@ fn ipv6_error(packet: &[u8], source: Ipv6Addr, destination: Ipv6Addr) -> Unreach
     header[8..24].copy_from_slice(&source.octets());
     header[24..40].copy_from_slice(&destination.octets());
     let pseudo = pseudo_header(header, ip::ICMPV6, message.len());
-    write_message(message, ADDRESS_UNREACHABLE, packet, pseudo);
+    write_message(message, reason, packet, pseudo);
     error
 }
 
@@ -216,6 +229,14 @@ mod tests {
             let message_len = error.len() - 40;
             assert_eq!(fold(sum(&error[40..], pseudo_header(&error, ip::ICMPV6, message_len))), 0xffff);
         }
+    }
+
+    #[test]
+    fn a_closed_port_is_another_reason() {
+        let error = port_unreachable(&ipv4(ip::UDP, 60)).unwrap();
+        assert_eq!((&error[20..22], fold(sum(&error[20..], 0))), (&PORT_UNREACHABLE[..], 0xffff));
+        assert_eq!(port_unreachable(&ipv6(ip::UDP, 60)).unwrap()[40..42], PORT_UNREACHABLE_V6);
+        assert!(port_unreachable(&error).is_none(), "no error is answered by another");
     }
 
     /// [KERNEL-ICMP], and RFC 1122 §3.2.2, RFC 4443 §2.4.

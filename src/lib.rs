@@ -104,7 +104,7 @@
 //! | `tun`, `udp` | `packet`, `ip`, `sys` |
 //! | `device` | `proto`, `tun`, `udp`, `packet`, `icmp`, `ip`, `key`, and of `sys`: clock, thread |
 //! | `uapi` | `device::config`, `key`, `sys` |
-//! | `netstack` | `tun`, `packet`, `ip` |
+//! | `netstack` | `tun`, `packet`, `icmp`, `ip` |
 //! | `metrics` | `device`, `key`, `proto::rejected` |
 //! | `proxy` | `netstack`, `metrics`, `device`, `udp`, `uapi`, `key` |
 //! | `cli` | all |
@@ -153,6 +153,6 @@ pub mod udp;
 pub mod cli;
 
 /// The programs in the document are compiled, and run where they can.
-#[cfg(all(doctest, feature = "device"))]
+#[cfg(all(doctest, feature = "netstack"))]
 #[doc = include_str!("../docs/embedding.md")]
 mod embedding {}

@@ -263,6 +263,28 @@ fn a_bad_network() {
 }
 
 #[test]
+fn a_connection_that_is_aborted_is_reset() {
+    let (one, two) = pair();
+    let listener = two.net.listen_tcp(at(v4(2), 7)).unwrap();
+    for is_dropped in [false, true] {
+        let mut first = one.net.connect_tcp(at(v4(2), 7), PATIENCE).unwrap();
+        let (mut accepted, _) = listener.accept().unwrap();
+        if is_dropped {
+            first.reset_on_drop();
+            drop(first);
+        } else {
+            first.abort();
+            assert_eq!(kind(first.write(&[0])), ErrorKind::ConnectionAborted);
+            assert_eq!(kind(first.read(&mut [0])), ErrorKind::ConnectionAborted);
+        }
+        assert_eq!(kind(accepted.read(&mut [0])), ErrorKind::ConnectionReset);
+        drop(accepted);
+    }
+    eventually(|| one.net.stats().tcp_open == 0 && two.net.stats().tcp_open == 0);
+    assert_eq!(one.net.stats().tcp_time_wait + two.net.stats().tcp_time_wait, 0);
+}
+
+#[test]
 fn datagrams_and_echoes() {
     let (one, two) = pair();
     for (own, peer) in [(v4(1), v4(2)), (v6(1), v6(2))] {
@@ -272,10 +294,10 @@ fn datagrams_and_echoes() {
         let server = two.net.bind_udp(at(anywhere, 53)).unwrap();
         server.set_read_timeout(Some(PATIENCE)).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
-        for len in [0, 1, 500, 1372] {
+        for len in [0, 1, 500, 1372, 1393, 5000, 65_507] {
             let sent = pattern(len);
             assert_eq!(client.send_to(&sent, at(peer, 53)).unwrap(), len);
-            let mut buffer = [0; 2000];
+            let mut buffer = vec![0; 70_000];
             let (received, from) = server.recv_from(&mut buffer).unwrap();
             assert_eq!((&buffer[..received], from), (&sent[..], client.local_addr().unwrap()));
             server.send_to(&buffer[..received], from).unwrap();

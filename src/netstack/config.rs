@@ -61,6 +61,8 @@ pub struct Stats {
     pub udp_refused: u64,
     /// UDP datagrams that their socket had no room for.
     pub udp_overflows: u64,
+    /// Fragments that never became a packet: some were missing, they overlapped, or there was no room for them.
+    pub fragments_dropped: u64,
     /// Packets of ours that the interface had no room for; never TCP data.
     pub outbound_dropped: u64,
     /// Packets that were malformed, had a wrong checksum, or were for another address.
@@ -76,6 +78,7 @@ pub(super) struct Counters {
     pub(super) tcp_overflows: AtomicU64,
     pub(super) udp_refused: AtomicU64,
     pub(super) udp_overflows: AtomicU64,
+    pub(super) fragments_dropped: AtomicU64,
     pub(super) outbound_dropped: AtomicU64,
     pub(super) inbound_dropped: AtomicU64,
 }
@@ -97,6 +100,7 @@ impl Counters {
             tcp_overflows: read(&self.tcp_overflows),
             udp_refused: read(&self.udp_refused),
             udp_overflows: read(&self.udp_overflows),
+            fragments_dropped: read(&self.fragments_dropped),
             outbound_dropped: read(&self.outbound_dropped),
             inbound_dropped: read(&self.inbound_dropped),
         }

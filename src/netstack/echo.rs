@@ -28,6 +28,19 @@ const ECHO_V6: (u8, u8) = (128, 129);
 const UNREACHABLE_V4: u8 = 3;
 const UNREACHABLE_V6: u8 = 1;
 
+/// Code of ICMP unreachable that says a packet was too long (RFC 1191 §4), and the ICMPv6 type (RFC 4443 §3.2).
+const FRAGMENTATION_NEEDED_V4: u8 = 4;
+const PACKET_TOO_BIG_V6: u8 = 2;
+
+/// What an ICMP error says of a packet.
+#[derive(Debug, Clone, Copy)]
+enum News {
+    /// It cannot get there.
+    Unreachable(io::ErrorKind),
+    /// It is longer than this.
+    TooBig(usize),
+}
+
 /// What an echo request is known by: whom it asks, its identifier and sequence number.
 type EchoKey = (IpAddr, [u8; 4]);
 
@@ -130,7 +143,15 @@ pub(super) fn receive(stack: &Stack, header: &Header, message: &[u8]) {
     } else if first[0] == reply {
         stack.echoes.answer((header.source, id), Ok(Instant::now()));
     } else if first[0] == unreachable {
-        tell(stack, unreachable_kind(is_ipv4, first[1]), &message[ICMP_HEADER_LEN..]);
+        let news = if is_ipv4 && first[1] == FRAGMENTATION_NEEDED_V4 {
+            News::TooBig(usize::from(u16::from_be_bytes([first[6], first[7]])))
+        } else {
+            News::Unreachable(unreachable_kind(is_ipv4, first[1]))
+        };
+        tell(stack, news, header.destination, &message[ICMP_HEADER_LEN..]);
+    } else if !is_ipv4 && first[0] == PACKET_TOO_BIG_V6 {
+        let mtu = u32::from_be_bytes(id) as usize;
+        tell(stack, News::TooBig(mtu), header.destination, &message[ICMP_HEADER_LEN..]);
     } else {
         count(&stack.counters.inbound_dropped);
     }
@@ -147,25 +168,46 @@ fn unreachable_kind(is_ipv4: bool, code: u8) -> io::ErrorKind {
     }
 }
 
-/// Tells whoever sent the packet that begins with `quoted` why it went nowhere. What is established outlives such news
-/// (RFC 5461 §2.2): anybody can send it.
-fn tell(stack: &Stack, reason: io::ErrorKind, quoted: &[u8]) {
+/// Tells whoever sent the packet that begins with `quoted`, from `own`, what became of it. Anybody can send such news, so
+/// that for TCP it has to quote a sequence number that is under way (RFC 5927 §4), and for UDP one whom the socket sends to;
+/// and an established connection outlives them (RFC 5461 §2.2).
+fn tell(stack: &Stack, news: News, own: IpAddr, quoted: &[u8]) {
     let Some(transport) = ip::transport(quoted).filter(|transport| !transport.later_fragment) else { return };
     let Some(header) = quoted_header(quoted) else { return };
     let Some(first) = quoted[transport.offset..].first_chunk::<ICMP_HEADER_LEN>() else { return };
     let (source, destination) = header;
+    if source != own {
+        return;
+    }
     let port = |at: usize| u16::from_be_bytes([first[at], first[at + 1]]);
     match transport.protocol {
         ip::TCP => {
             let key = FlowKey { local: (source, port(0)).into(), remote: (destination, port(2)).into() };
-            if let Some(flow) = stack.flow(&key)
-                && let Some(settled) = flow.fail_connecting(reason, stack.timers.now())
-            {
-                stack.follow(&flow, settled);
+            let sequence = u32::from_be_bytes([first[4], first[5], first[6], first[7]]);
+            let Some(flow) = stack.flow(&key).filter(|flow| flow.is_under_way(sequence)) else { return };
+            let now = stack.timers.now();
+            let settled = match news {
+                News::Unreachable(reason) => flow.fail_connecting(reason, now),
+                News::TooBig(claimed) => {
+                    stack.learn_mtu(destination, claimed);
+                    flow.shrink(stack.mtu_to(destination), now)
+                }
+            };
+            settled.into_iter().for_each(|settled| stack.follow(&flow, settled));
+        }
+        ip::UDP => {
+            let remote = SocketAddr::new(destination, port(2));
+            let socket = stack.udp_socket(SocketAddr::new(source, port(0)));
+            match (socket.filter(|socket| socket.sends_to(remote)), news) {
+                (Some(socket), News::Unreachable(reason)) => socket.tell(remote, reason),
+                (Some(_), News::TooBig(claimed)) => _ = stack.learn_mtu(destination, claimed),
+                (None, _) => {}
             }
         }
         ip::ICMP | ip::ICMPV6 if first[0] == ECHO_V4.0 || first[0] == ECHO_V6.0 => {
-            stack.echoes.answer((destination, [first[4], first[5], first[6], first[7]]), Err(reason));
+            if let News::Unreachable(reason) = news {
+                stack.echoes.answer((destination, [first[4], first[5], first[6], first[7]]), Err(reason));
+            }
         }
         _ => {}
     }

@@ -7,8 +7,13 @@
 //! next, [`Settled`], which the stack carries out.
 //!
 //! Nothing waits in a queue on its way out: what is to be sent lies in the socket's buffer until the device
-//! has room, and is written then, up to 64 KiB with one header over IPv4, straight into the device's buffer. So any number of
-//! packets that arrived together are acknowledged once.
+//! has room, and is written then, up to 64 KiB with one header, straight into the device's buffer. So any number of
+//! packets that arrived together are acknowledged once. Over IPv4 smoltcp makes such long packets itself; over IPv6 the
+//! segments that it makes one by one are joined here, each written behind the one before without being moved.
+//!
+//! A connection that a peer asks for begins with small buffers, and gets its own once the peer confirms it: the request is
+//! given to a new socket once more, which answers it alike, since all that is random in a socket comes from its seed. So a flood
+//! of requests finds little memory to take.
 //!
 //! smoltcp's keepalive repeats the last acknowledged sequence number with a byte of garbage, at once when it is switched on. A
 //! server that answered with a SYN cookie, and had no room yet for what confirms it, knows nothing of the connection: it would
@@ -20,6 +25,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -31,9 +37,10 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use super::edge::{Edge, Emitted};
-use super::headers::{TCP_RST, TCP_SYN};
+use super::headers::{self, TCP_ACK, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN};
 use super::listener::Listener;
 use super::wait::Wakers;
+use crate::ip;
 
 /// How long a handshake may take when its caller set no limit: Linux' for `tcp_syn_retries` = 6.
 pub(super) const SYN_TIMEOUT: Duration = Duration::from_secs(127);
@@ -56,6 +63,12 @@ const NOTHING_GIVEN_DELAY: Duration = Duration::from_millis(1);
 
 /// Of a send buffer, which part has to be free before a waiting writer is woken: Linux' third.
 const WRITE_WAKE_DIVISOR: usize = 3;
+
+/// Bytes in each buffer of a connection that the peer has not confirmed; they are never used.
+const HALF_OPEN_BUFFER: usize = 512;
+
+/// Bytes of a TCP window without scaling (RFC 7323 §2.2).
+const WINDOW_MAX: usize = 65_535;
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;
@@ -84,11 +97,42 @@ enum Stage {
     /// We asked for it.
     Connecting,
     /// The peer asked for it.
-    Accepting(Arc<Listener>),
+    Accepting(HalfOpen),
     /// It was established.
     Open,
     /// It is over, whatever the reason.
     Ended,
+}
+
+/// What a connection is made of that the peer has not confirmed.
+struct HalfOpen {
+    listener: Arc<Listener>,
+    parameters: Parameters,
+    /// The packet that asked for it.
+    request: Box<[u8]>,
+    /// The sequence number that confirms it.
+    confirmation: Option<u32>,
+}
+
+impl HalfOpen {
+    /// Makes the answer of a socket with small buffers that of one with its full ones.
+    fn complete_answer(&mut self, packet: &mut [u8]) {
+        let offset = headers::ip_header_len_of(packet);
+        let Some(segment) = packet.get_mut(offset..).filter(|segment| segment.len() >= headers::TCP_HEADER_LEN) else {
+            return;
+        };
+        if segment[13] & TCP_SYN == 0 {
+            return;
+        }
+        let sequence = u32::from_be_bytes([segment[4], segment[5], segment[6], segment[7]]);
+        self.confirmation = Some(sequence.wrapping_add(1));
+        let window = self.parameters.buffer.min(WINDOW_MAX) as u16;
+        segment[14..16].copy_from_slice(&window.to_be_bytes());
+        let bits = usize::BITS - self.parameters.buffer.leading_zeros();
+        if let Some(scale) = headers::window_scale_mut(segment) {
+            *scale = bits.saturating_sub(u16::BITS) as u8;
+        }
+    }
 }
 
 struct Inner {
@@ -112,6 +156,10 @@ struct Inner {
     failure: Option<io::ErrorKind>,
     /// When the patience with a silent peer ends.
     give_up: Option<Instant>,
+    /// A packet that was made and did not fit the one before it.
+    held: Option<Box<[u8]>>,
+    /// Sequence numbers that were sent and are not acknowledged: the first, and the one after the last.
+    under_way: Option<(u32, u32)>,
     /// The last packet that was sent in TIME-WAIT: what answers a repeated FIN.
     last_ack: Option<Box<[u8]>>,
     readers: Wakers,
@@ -124,8 +172,6 @@ pub(super) struct Settled {
     pub(super) due: Due,
     /// It was established: whoever listens gets it.
     pub(super) accepted: Option<Arc<Listener>>,
-    /// It was being established and is not any more, either way.
-    pub(super) no_longer_half_open: Option<Arc<Listener>>,
     woken: [Wakers; 2],
 }
 
@@ -149,6 +195,7 @@ pub(super) enum Due {
 }
 
 /// What a flow is made with.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Parameters {
     pub(super) mtu: usize,
     /// Bytes, in each direction.
@@ -157,23 +204,33 @@ pub(super) struct Parameters {
     pub(super) seed: u64,
 }
 
+/// The interface of one flow.
+fn interface(key: &FlowKey, mtu: usize, seed: u64, now: Instant) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut replies = Vec::new();
+    let mut interface = Interface::new(config, &mut Edge::new(mtu, None, &mut [], &mut replies), now);
+    let prefix_len = if key.local.is_ipv4() { 32 } else { 128 };
+    interface.update_ip_addrs(|addresses| {
+        addresses.push(IpCidr::new(key.local.ip().into(), prefix_len)).expect("there is room for one");
+    });
+    interface
+}
+
+/// A socket with an interface of its own.
+fn parts(key: &FlowKey, parameters: &Parameters, now: Instant) -> (Interface, SocketSet<'static>, SocketHandle) {
+    let interface = interface(key, parameters.mtu, parameters.seed, now);
+    let buffer = || SocketBuffer::new(vec![0; parameters.buffer]);
+    let mut socket = Socket::new(buffer(), buffer());
+    socket.set_congestion_control(CongestionControl::Cubic);
+    let mut sockets = SocketSet::new(Vec::with_capacity(1));
+    let socket = sockets.add(socket);
+    (interface, sockets, socket)
+}
+
 impl Inner {
     fn new(key: &FlowKey, parameters: &Parameters, stage: Stage, now: Instant) -> Self {
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = parameters.seed;
-        let mut replies = Vec::new();
-        let mut edge = Edge::new(parameters.mtu, None, &mut [], &mut replies);
-        let mut interface = Interface::new(config, &mut edge, now);
-        let prefix_len = if key.local.is_ipv4() { 32 } else { 128 };
-        interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(key.local.ip().into(), prefix_len)).expect("there is room for one");
-        });
-        // Zeroed memory of this size costs nothing before it is used.
-        let buffer = || SocketBuffer::new(vec![0; parameters.buffer]);
-        let mut socket = Socket::new(buffer(), buffer());
-        socket.set_congestion_control(CongestionControl::Cubic);
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let socket = sockets.add(socket);
+        let (interface, sockets, socket) = parts(key, parameters, now);
         Self {
             interface,
             sockets,
@@ -188,10 +245,38 @@ impl Inner {
             heard_at: now,
             failure: None,
             give_up: None,
+            held: None,
+            under_way: None,
             last_ack: None,
             readers: Wakers::default(),
             writers: Wakers::default(),
         }
+    }
+
+    /// A packet for a connection that the peer has still to confirm: its request is remembered, and with what confirms it, it
+    /// gets its buffers.
+    fn confirm(&mut self, key: &FlowKey, packet: &[u8], flags: u8, now: Instant) {
+        let Stage::Accepting(half_open) = &mut self.stage else { return };
+        if half_open.request.is_empty() {
+            half_open.request = packet.into();
+            return;
+        }
+        let is_confirmation = flags & (TCP_SYN | TCP_RST | TCP_ACK) == TCP_ACK
+            && headers::acknowledgement(packet) == half_open.confirmation
+            && self.sockets.get::<Socket<'_>>(self.socket).recv_capacity() < half_open.parameters.buffer;
+        if !is_confirmation {
+            return;
+        }
+        let parameters = half_open.parameters;
+        let (interface, sockets, socket) = parts(key, &parameters, now);
+        (self.interface, self.sockets, self.socket) = (interface, sockets, socket);
+        self.socket().listen(key.local).expect("a new socket can listen at an address that is specified");
+        let Stage::Accepting(half_open) = &self.stage else { return };
+        let (mut answer, mut replies) = (vec![0; parameters.mtu], Vec::new());
+        let mut edge = Edge::new(parameters.mtu, Some(&half_open.request), &mut [], &mut replies);
+        self.interface.poll_ingress_single(now, &mut edge, &mut self.sockets);
+        let mut edge = Edge::new(parameters.mtu, None, &mut answer, &mut replies);
+        self.interface.poll_egress(now, &mut edge, &mut self.sockets);
     }
 
     fn socket(&mut self) -> &mut Socket<'static> {
@@ -241,19 +326,16 @@ impl Inner {
             while socket.recv(|bytes| (bytes.len(), bytes.len())).is_ok_and(|dropped| dropped > 0) {}
         }
         let state = socket.state();
-        let mut settled =
-            Settled { due: Due::Never, accepted: None, no_longer_half_open: None, woken: Default::default() };
+        let mut settled = Settled { due: Due::Never, accepted: None, woken: Default::default() };
         match &self.stage {
             Stage::Connecting if state == State::Closed => self.stage = Stage::Ended,
             Stage::Connecting if state != State::SynSent && state != State::SynReceived => self.stage = Stage::Open,
             // A reset of a half-open connection makes smoltcp listen again.
-            Stage::Accepting(listener) if state == State::Closed || state == State::Listen => {
-                settled.no_longer_half_open = Some(Arc::clone(listener));
+            Stage::Accepting(_) if state == State::Closed || state == State::Listen => {
                 self.stage = Stage::Ended;
             }
-            Stage::Accepting(listener) if state != State::SynReceived => {
-                settled.no_longer_half_open = Some(Arc::clone(listener));
-                settled.accepted = Some(Arc::clone(listener));
+            Stage::Accepting(half_open) if state != State::SynReceived => {
+                settled.accepted = Some(Arc::clone(&half_open.listener));
                 self.stage = Stage::Open;
                 // The listener, until it is accepted.
                 self.has_user = true;
@@ -284,7 +366,87 @@ impl Inner {
         settled
     }
 
+    /// Writes the next packet to `buffer`.
+    fn next_packet(&mut self, buffer: &mut [u8], now: Instant) -> Option<Emitted> {
+        if let Some(packet) = self.held.take() {
+            buffer[..packet.len()].copy_from_slice(&packet);
+            return Some(Emitted { len: packet.len(), segment: None });
+        }
+        let mut replies = Vec::new();
+        let mut edge = Edge::new(self.mtu, None, buffer, &mut replies);
+        self.interface.poll_egress(now, &mut edge, &mut self.sockets);
+        edge.emitted
+    }
+
+    /// Joins to a data segment over IPv6 those that follow it, as long as they differ in nothing but what cutting them up
+    /// again restores.
+    fn join(&mut self, buffer: &mut [u8], first: Emitted, now: Instant) -> Emitted {
+        const OFFSET: usize = ip::IPV6_HEADER_LEN;
+        const HEADERS: usize = OFFSET + headers::TCP_HEADER_LEN;
+        let mut len = first.len;
+        let first_payload = match Joint::of(&buffer[..len]) {
+            // With more to come: smoltcp pushes what is the last for now.
+            Some(joint) if joint.flags == TCP_ACK => len - HEADERS,
+            _ => return first,
+        };
+        while len + self.mtu - HEADERS <= buffer.len() {
+            let Some(joint) = Joint::of(&buffer[..HEADERS]) else { break };
+            let start = len - HEADERS;
+            let mut before = [0; HEADERS];
+            before.copy_from_slice(&buffer[start..len]);
+            let next = self.next_packet(&mut buffer[start..], now);
+            let follows = next.and_then(|next| {
+                let sequence = joint.sequence.wrapping_add(start as u32);
+                let following = Joint::of(&buffer[start..start + next.len])?;
+                let is_alike = following.sequence == sequence
+                    && following.acknowledgement_and_window == joint.acknowledgement_and_window
+                    && next.len - HEADERS <= first_payload;
+                is_alike.then_some((next.len - HEADERS, following.flags))
+            });
+            if let (Some(next), None) = (next, follows) {
+                self.held = Some(buffer[start..start + next.len].into());
+            }
+            buffer[start..len].copy_from_slice(&before);
+            let Some((payload, flags)) = follows else { break };
+            len += payload;
+            buffer[OFFSET + 13] = flags;
+            if flags != TCP_ACK || payload < first_payload {
+                break;
+            }
+        }
+        if len == first.len {
+            return first;
+        }
+        buffer[4..6].copy_from_slice(&((len - OFFSET) as u16).to_be_bytes());
+        Emitted { len, segment: NonZeroU16::new(first_payload as u16) }
+    }
+
+    /// Remembers what was sent, and so may be quoted by an ICMP error.
+    fn count_sent(&mut self, packet: &[u8]) {
+        let segment = &packet[headers::ip_header_len_of(packet)..];
+        let sequence = u32::from_be_bytes([segment[4], segment[5], segment[6], segment[7]]);
+        let payload = segment.len() - usize::from(segment[12] >> 4) * 4;
+        let controls = usize::from(segment[13] & TCP_SYN != 0) + usize::from(segment[13] & TCP_FIN != 0);
+        let end = sequence.wrapping_add((payload + controls) as u32);
+        let (_, last) = self.under_way.get_or_insert((sequence, end));
+        if is_after(end, *last) {
+            *last = end;
+        }
+    }
+
+    fn count_acknowledged(&mut self, packet: &[u8]) {
+        if let (Some(acknowledgement), Some((first, last))) = (headers::acknowledgement(packet), &mut self.under_way)
+            && is_after(acknowledgement, *first)
+            && !is_after(acknowledgement, *last)
+        {
+            *first = acknowledgement;
+        }
+    }
+
     fn due(&mut self, now: Instant, has_ended: bool) -> Due {
+        if self.held.is_some() {
+            return Due::Now;
+        }
         let is_over = self.socket().local_endpoint().is_none();
         if has_ended && is_over {
             return Due::Ended;
@@ -303,6 +465,33 @@ impl Inner {
             None => Due::Never,
         }
     }
+}
+
+/// What has to fit for one TCP segment over IPv6 to be joined to the one before.
+struct Joint {
+    sequence: u32,
+    acknowledgement_and_window: ([u8; 4], [u8; 2]),
+    flags: u8,
+}
+
+impl Joint {
+    /// `None` when `packet`, one of ours, is no segment over IPv6 with nothing but data, or has options.
+    fn of(packet: &[u8]) -> Option<Self> {
+        let segment = packet.get(ip::IPV6_HEADER_LEN..)?;
+        let flags = *segment.get(13)?;
+        let is_data = packet[0] >> 4 == 6 && segment[12] >> 4 == 5 && flags & !TCP_PSH == TCP_ACK;
+        let [s0, s1, s2, s3, a0, a1, a2, a3] = *segment.get(4..)?.first_chunk()?;
+        is_data.then_some(Self {
+            sequence: u32::from_be_bytes([s0, s1, s2, s3]),
+            acknowledgement_and_window: ([a0, a1, a2, a3], [segment[14], segment[15]]),
+            flags,
+        })
+    }
+}
+
+/// Whether sequence number `a` comes after `b` (RFC 9293 §3.4).
+fn is_after(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b).cast_signed() > 0
 }
 
 impl Flow {
@@ -336,7 +525,9 @@ impl Flow {
         listener: Arc<Listener>,
         now: Instant,
     ) -> Arc<Self> {
-        let mut inner = Inner::new(&key, parameters, Stage::Accepting(listener), now);
+        let small = Parameters { buffer: HALF_OPEN_BUFFER.min(parameters.buffer), ..*parameters };
+        let half_open = HalfOpen { listener, parameters: *parameters, request: Box::default(), confirmation: None };
+        let mut inner = Inner::new(&key, &small, Stage::Accepting(half_open), now);
         inner.socket().listen(key.local).expect("a new socket can listen at an address that is specified");
         inner.give_up = Some(now + SYN_ACK_TIMEOUT.into());
         Self::new(key, hash, inner)
@@ -358,6 +549,10 @@ impl Flow {
         let mut inner = self.lock();
         let inner = &mut *inner;
         for (packet, flags) in packets {
+            inner.confirm(&self.key, packet, flags, now);
+            if flags & TCP_ACK != 0 {
+                inner.count_acknowledged(packet);
+            }
             let before = inner.socket().state();
             inner.is_peer_there |= flags & TCP_SYN == 0;
             let mut edge = Edge::new(inner.mtu, Some(packet), &mut [], replies);
@@ -379,14 +574,18 @@ impl Flow {
         if inner.give_up.is_some_and(|end| end <= now) {
             inner.fail(io::ErrorKind::TimedOut);
         }
-        let mut replies = Vec::new();
-        let mut edge = Edge::new(inner.mtu, None, &mut *buffer, &mut replies);
-        inner.interface.poll_egress(now, &mut edge, &mut inner.sockets);
-        let emitted = edge.emitted;
+        let first = inner.next_packet(buffer, now);
+        let emitted = first.map(|first| inner.join(buffer, first, now));
+        if let (Some(emitted), Stage::Accepting(half_open)) = (&emitted, &mut inner.stage) {
+            half_open.complete_answer(&mut buffer[..emitted.len]);
+        }
         if let Some(emitted) = &emitted
             && inner.socket().state() == State::TimeWait
         {
             inner.last_ack = Some(buffer[..emitted.len].into());
+        }
+        if let Some(emitted) = &emitted {
+            inner.count_sent(&buffer[..emitted.len]);
         }
         let mut settled = inner.settle(now, false);
         if emitted.is_none() && matches!(settled.due, Due::Now) {
@@ -514,7 +713,7 @@ impl Flow {
         inner.settle(now, false)
     }
 
-    /// Ends it at once, for this reason.
+    /// Ends it at once, for this reason; the peer is told by a reset.
     pub(super) fn fail(&self, failure: io::ErrorKind, now: Instant) -> Settled {
         let mut inner = self.lock();
         inner.fail(failure);
@@ -531,9 +730,35 @@ impl Flow {
         Some(inner.settle(now, false))
     }
 
-    /// Whether the peer has still to confirm what it asked for.
-    pub(super) fn is_half_open(&self) -> bool {
-        matches!(self.lock().stage, Stage::Accepting(_))
+    /// Whether this sequence number was sent and not acknowledged.
+    pub(super) fn is_under_way(&self, sequence: u32) -> bool {
+        self.lock().under_way.is_some_and(|(first, last)| !is_after(first, sequence) && is_after(last, sequence))
+    }
+
+    /// Packets may be no longer than `mtu` from now on; what was lost for its length comes again by its timer.
+    pub(super) fn shrink(&self, mtu: usize, now: Instant) -> Option<Settled> {
+        let mut inner = self.lock();
+        if mtu >= inner.mtu || !matches!(inner.stage, Stage::Open) {
+            return None;
+        }
+        inner.mtu = mtu;
+        // An interface has its MTU for good, and nothing else that an established connection has need of.
+        inner.interface = interface(&self.key, mtu, 0, now);
+        Some(inner.settle(now, false))
+    }
+
+    /// Lets go of it without a word, with its buffers, if the peer has still to confirm it. Returns whether it did.
+    pub(super) fn forget_half_open(&self) -> bool {
+        let mut inner = self.lock();
+        if !matches!(inner.stage, Stage::Accepting(_)) {
+            return false;
+        }
+        inner.stage = Stage::Ended;
+        inner.give_up = None;
+        inner.sockets = SocketSet::new(Vec::with_capacity(1));
+        let nothing = || SocketBuffer::new(Vec::new());
+        inner.socket = inner.sockets.add(Socket::new(nothing(), nothing()));
+        true
     }
 
     /// Its alarm rang, or is not needed any more; called under the timers' lock.
@@ -600,5 +825,56 @@ mod tests {
         now += INTERVAL.into();
         let _ = client.look(now);
         assert_eq!(emitted(&client, now).len(), 1, "is it still there?");
+    }
+
+    /// What a peer is offered while it has not confirmed is what the socket offers that it gets then.
+    #[test]
+    fn a_confirmed_connection_is_the_one_that_was_offered() {
+        let now = Instant::from_secs(1);
+        let key = FlowKey { local: ([10, 0, 0, 1], 80).into(), remote: ([10, 0, 0, 2], 5).into() };
+        let all: &[u8] = &[2, 4, 5, 100, 1, 3, 3, 7, 4, 2, 1, 1];
+        for options in [all, &all[..4], &all[4..8], &[]] {
+            let segment_len = headers::TCP_HEADER_LEN + options.len();
+            let mut request = headers::begin(key.remote.ip(), key.local.ip(), ip::TCP, segment_len);
+            request.extend([
+                0,
+                5,
+                0,
+                80,
+                0,
+                0,
+                0,
+                9,
+                0,
+                0,
+                0,
+                0,
+                (segment_len * 4) as u8,
+                TCP_SYN,
+                255,
+                255,
+                0,
+                0,
+                0,
+                0,
+            ]);
+            request.extend(options);
+            for buffer in [4096, 65_535, 65_536, 256 << 10, 1 << 20] {
+                let parameters = Parameters { mtu: 1420, buffer, seed: 7 };
+                let flow = Flow::accept(key, 0, &parameters, Listener::new(key.local), now);
+                let mut replies = Vec::new();
+                _ = flow.ingest(std::iter::once((&request[..], TCP_SYN)), &mut replies, now);
+                let mut offered = vec![0; 1420];
+                let offered_len = flow.emit(&mut offered, now).0.unwrap().len;
+
+                let mut inner = Inner::new(&key, &parameters, Stage::Connecting, now);
+                inner.socket().listen(key.local).unwrap();
+                let mut edge = Edge::new(1420, Some(&request), &mut [], &mut replies);
+                inner.interface.poll_ingress_single(now, &mut edge, &mut inner.sockets);
+                let mut whole = vec![0; 1420];
+                let whole_len = inner.next_packet(&mut whole, now).unwrap().len;
+                assert_eq!(offered[..offered_len], whole[..whole_len], "{options:?} {buffer}");
+            }
+        }
     }
 }

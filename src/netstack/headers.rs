@@ -25,11 +25,42 @@ pub(super) const ICMP_HEADER_LEN: usize = 8;
 pub(super) const TCP_FIN: u8 = 0x01;
 pub(super) const TCP_SYN: u8 = 0x02;
 pub(super) const TCP_RST: u8 = 0x04;
+pub(super) const TCP_PSH: u8 = 0x08;
 pub(super) const TCP_ACK: u8 = 0x10;
 
 /// Bytes in the IP header of what is sent between these addresses.
 pub(super) fn ip_header_len(address: IpAddr) -> usize {
     if address.is_ipv4() { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN }
+}
+
+/// The same of a packet of ours: it has no options and no extension headers.
+pub(super) fn ip_header_len_of(packet: &[u8]) -> usize {
+    if packet.first().is_some_and(|byte| byte >> 4 == 4) { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN }
+}
+
+/// What a TCP segment, in a packet that arrived, acknowledges; whether it does so, its flags tell.
+pub(super) fn acknowledgement(packet: &[u8]) -> Option<u32> {
+    let segment = packet.get(ip::transport(packet)?.offset..)?;
+    segment.get(8..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+/// Where the window scale option of a TCP header has its value (RFC 7323 §2.2); `None` when there is no such option.
+pub(super) fn window_scale_mut(segment: &mut [u8]) -> Option<&mut u8> {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const WINDOW_SCALE: u8 = 3;
+    let header_len = usize::from(segment.get(12)? >> 4) * 4;
+    let mut at = TCP_HEADER_LEN;
+    while at < header_len {
+        match *segment.get(at)? {
+            END => return None,
+            NOTHING => at += 1,
+            WINDOW_SCALE => return segment.get_mut(at + 2),
+            // The length, of at least kind and length.
+            _ => at += usize::from(*segment.get(at + 1)?).max(2),
+        }
+    }
+    None
 }
 
 /// Begins a packet with its IP header; `payload_len` bytes of `protocol` are to follow it.

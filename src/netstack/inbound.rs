@@ -2,7 +2,7 @@
 //!
 //! For each packet, in order: is it an IP packet with right checksums, for one of our addresses? Then TCP segments go to the
 //! flow of their four numbers, or to who listens, or are refused; datagrams go to their socket; echo requests are answered, and
-//! errors told to whoever caused them. TCP segments of one flow that follow each other are passed on together: its lock is taken
+//! errors told to whoever caused them. Fragments wait until they are a packet. TCP segments of one flow that follow each other are passed on together: its lock is taken
 //! once, and what they bring is acknowledged once.
 
 use std::sync::Arc;
@@ -22,6 +22,13 @@ pub(super) struct Inbound {
     stack: Arc<Stack>,
     /// Segments of one flow: where they are, and their flags.
     run: Vec<(PacketRef, u8)>,
+}
+
+/// A packet for us.
+enum Checked {
+    Whole(Header, Transport),
+    /// A part of one, and its bytes.
+    Fragment(usize),
 }
 
 /// What tells one TCP segment from another.
@@ -53,9 +60,17 @@ impl TunSender for Inbound {
         let mut current = None;
         for &place in packets {
             let packet = buffers.get(place);
-            let Some((header, transport)) = self.stack.check(packet) else {
-                count(&self.stack.counters.inbound_dropped);
-                continue;
+            let (header, transport) = match self.stack.check(packet) {
+                Some(Checked::Whole(header, transport)) => (header, transport),
+                Some(Checked::Fragment(len)) => {
+                    self.flush(buffers, current.take());
+                    self.stack.receive_fragment(&packet[..len]);
+                    continue;
+                }
+                None => {
+                    count(&self.stack.counters.inbound_dropped);
+                    continue;
+                }
             };
             let packet = &packet[..header.total_len];
             if transport.protocol != ip::TCP {
@@ -86,17 +101,32 @@ fn segment(packet: &[u8], header: &Header, transport: &Transport) -> Option<Segm
 }
 
 impl Stack {
-    /// Whether a packet is a whole one for us, with right checksums.
-    fn check(&self, packet: &[u8]) -> Option<(Header, Transport)> {
+    /// Whether a packet is for us, with right checksums as far as they can be told.
+    fn check(&self, packet: &[u8]) -> Option<Checked> {
         let header = Header::parse(packet)?;
         let packet = &packet[..header.total_len];
         if !self.has_address(header.destination) || header.source.is_unspecified() || header.source.is_multicast() {
             return None;
         }
         let transport = ip::transport(packet)?;
-        let is_right =
-            !transport.fragment && headers::are_checksums_right(packet, transport.offset, transport.protocol);
-        is_right.then_some((header, transport))
+        if transport.fragment {
+            return headers::is_header_checksum_right(packet).then_some(Checked::Fragment(packet.len()));
+        }
+        let is_right = headers::are_checksums_right(packet, transport.offset, transport.protocol);
+        is_right.then_some(Checked::Whole(header, transport))
+    }
+
+    /// A fragment, which may complete a packet.
+    fn receive_fragment(&self, fragment: &[u8]) {
+        let Some(packet) = self.reassemble(fragment) else { return };
+        let Some(Checked::Whole(header, transport)) = self.check(&packet) else {
+            count(&self.counters.inbound_dropped);
+            return;
+        };
+        match segment(&packet, &header, &transport).filter(|_| transport.protocol == ip::TCP) {
+            Some(segment) => self.ingest(&segment.key, std::iter::once((&packet[..], segment.flags))),
+            None => self.receive(&packet, &header, &transport),
+        }
     }
 
     /// Segments of one flow.
@@ -162,7 +192,7 @@ impl Stack {
                 match self.udp_socket(to) {
                     Some(socket) if socket.push(from, datagram) => {}
                     Some(_) => count(&self.counters.udp_overflows),
-                    None => count(&self.counters.udp_refused),
+                    None => self.refuse_datagram(packet, to, from),
                 }
             }
             ip::ICMP | ip::ICMPV6 if header.source.is_ipv4() == (transport.protocol == ip::ICMP) => {

@@ -1,4 +1,7 @@
 //! Who waits for connections from peers, and the connections that wait to be accepted.
+//!
+//! Connections that a peer has asked for and not confirmed are not counted here: the stack bounds them, and lets go of the
+//! oldest, so that a flood of requests does not keep others from being established.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,8 +12,9 @@ use std::task::{Context, Poll};
 use super::flow::Flow;
 use super::wait::Wakers;
 
-/// Connections of one listener that are being established or wait to be accepted; more are not answered. A quarter of
-/// Linux' `somaxconn`, and enough for a thousand peers that all come at once.
+/// Connections of one listener that wait to be accepted; while there are so many, requests for more are not answered. A
+/// quarter of Linux' `somaxconn`, and enough for a thousand peers that all come at once. Those that were half-open by
+/// then may still add to it.
 const BACKLOG_MAX: usize = 1024;
 
 /// A listener.
@@ -22,7 +26,6 @@ pub(super) struct Listener {
 
 #[derive(Default)]
 struct Pending {
-    half_open: usize,
     established: VecDeque<Arc<Flow>>,
     acceptors: Wakers,
     /// Nobody accepts any more, for this reason.
@@ -38,18 +41,10 @@ impl Listener {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for a connection that is being established; false when there is none.
-    pub(super) fn reserve(&self) -> bool {
-        let mut pending = self.lock();
-        let has_room = pending.closed.is_none() && pending.half_open + pending.established.len() < BACKLOG_MAX;
-        pending.half_open += usize::from(has_room);
-        has_room
-    }
-
-    /// A connection that room was made for is established, or never will be.
-    pub(super) fn release(&self) {
-        let mut pending = self.lock();
-        pending.half_open = pending.half_open.saturating_sub(1);
+    /// Whether one more connection may wait to be accepted.
+    pub(super) fn has_room(&self) -> bool {
+        let pending = self.lock();
+        pending.closed.is_none() && pending.established.len() < BACKLOG_MAX
     }
 
     /// Takes an established connection; false when nobody will accept it.

@@ -60,6 +60,8 @@
 //! | [`tokio`] | the same for tokio |
 //! | `resolve` | names |
 //! | `echo` | ICMP: echo, and errors |
+//! | `path_mtu` | how long packets may be on their way |
+//! | `fragments` | datagrams that are longer than that |
 //! | `stack` | who has which address and port |
 //! | `flow` | one TCP connection |
 //! | `edge` | what its smoltcp interface takes for a network device |
@@ -75,12 +77,14 @@ mod config;
 mod echo;
 mod edge;
 mod flow;
+mod fragments;
 mod headers;
 mod inbound;
 mod interface;
 mod lanes;
 mod listener;
 mod net;
+mod path_mtu;
 mod resolve;
 mod stack;
 mod tcp;

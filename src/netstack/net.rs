@@ -126,6 +126,11 @@ impl Net {
         self.stack.names.store(Arc::new(Names { servers, search }));
     }
 
+    /// Who is asked for the addresses of names, in this order.
+    pub fn dns_servers(&self) -> Vec<SocketAddr> {
+        self.stack.names.load().servers.clone()
+    }
+
     /// What the stack has done, and what it has now.
     pub fn stats(&self) -> Stats {
         self.stack.stats()

@@ -162,6 +162,8 @@ async fn exchange(stack: &Arc<Stack>, server: SocketAddr, name: &Name, kind: Rec
     let bytes = question.to_vec().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
 
     let socket = Bound::new(stack, SocketAddr::new(stack.source_for(server.ip())?, 0))?;
+    // So that an ICMP error ends the wait for a server that is not there.
+    socket.connect(server)?;
     socket.send_to(&bytes, server)?;
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {

@@ -18,19 +18,21 @@ use arc_swap::ArcSwap;
 use super::config::{Config, Counters, Stats, count};
 use super::echo::Echoes;
 use super::flow::{Due, Flow, FlowKey, Parameters, Settled};
+use super::fragments::{self, Reassembly};
 use super::headers;
 use super::lanes::Lanes;
 use super::listener::Listener;
+use super::path_mtu::{Paths, believable};
 use super::time_wait::TimeWaits;
 use super::timers::Timers;
 use super::udp::Socket as UdpSocket;
-use crate::ip;
+use crate::{icmp, ip};
 
 /// Ports that are given to those who ask for any: Linux' `ip_local_port_range`.
 const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 
-/// Connections over all listeners that peers asked for and have not confirmed; the oldest goes first. Linux'
-/// `tcp_max_syn_backlog`.
+/// Connections over all listeners that peers asked for and have not confirmed; the oldest goes first, without a word, so
+/// that a flood of requests never keeps out a client that confirms its own within this many. Linux' `tcp_max_syn_backlog`.
 const HALF_OPEN_MAX: usize = 1024;
 
 /// Everything of one stack.
@@ -51,6 +53,9 @@ pub(super) struct Stack {
     pub(super) lanes: Lanes,
     pub(super) timers: Arc<Timers>,
     pub(super) counters: Counters,
+    paths: Mutex<Paths>,
+    icmp_limiter: Mutex<icmp::Limiter>,
+    reassembly: Mutex<Reassembly>,
     is_gone: AtomicBool,
 }
 
@@ -138,6 +143,9 @@ impl Stack {
             lanes: Lanes::new(),
             timers: Arc::new(Timers::new()),
             counters: Counters::default(),
+            paths: Mutex::default(),
+            icmp_limiter: Mutex::default(),
+            reassembly: Mutex::default(),
             is_gone: AtomicBool::new(false),
         }))
     }
@@ -198,8 +206,8 @@ impl Stack {
 
     // --- TCP ---------------------------------------------------------------------------------
 
-    fn parameters(&self) -> io::Result<Parameters> {
-        Ok(Parameters { mtu: self.mtu, buffer: self.tcp_buffer, seed: random()? })
+    fn parameters(&self, remote: IpAddr) -> io::Result<Parameters> {
+        Ok(Parameters { mtu: self.mtu_to(remote), buffer: self.tcp_buffer, seed: random()? })
     }
 
     /// Begins to connect.
@@ -213,7 +221,7 @@ impl Stack {
             return Err(io::ErrorKind::NetworkUnreachable.into());
         }
         let source = self.source_for(remote.ip())?;
-        let parameters = self.parameters()?;
+        let parameters = self.parameters(remote.ip())?;
         let now = self.timers.now();
         let flow = {
             let mut flows = write(&self.flows);
@@ -275,19 +283,17 @@ impl Stack {
     /// Makes room for a connection that a peer asks for. The error tells whether somebody listens.
     pub(super) fn accept(&self, key: FlowKey) -> Result<Arc<Flow>, NotAccepted> {
         let listener = self.listener(key.local).ok_or(NotAccepted::Refused)?;
-        if !listener.reserve() {
+        if !listener.has_room() {
             return Err(NotAccepted::Overflow);
         }
-        let parameters = self.parameters().map_err(|_| NotAccepted::Overflow)?;
+        let parameters = self.parameters(key.remote.ip()).map_err(|_| NotAccepted::Overflow)?;
         let now = self.timers.now();
         let flow = {
             let mut flows = write(&self.flows);
             if let Some(flow) = flows.get(&key) {
-                listener.release();
                 return Ok(Arc::clone(flow));
             }
             if flows.len() >= self.connections_max {
-                listener.release();
                 return Err(NotAccepted::Overflow);
             }
             lock(&self.time_waits).remove(&key);
@@ -299,9 +305,11 @@ impl Stack {
         half_open.push_back(Arc::downgrade(&flow));
         let evicted = if half_open.len() > HALF_OPEN_MAX { half_open.pop_front() } else { None };
         drop(half_open);
-        if let Some(evicted) = evicted.and_then(|flow| flow.upgrade()).filter(|flow| flow.is_half_open()) {
+        if let Some(evicted) = evicted.and_then(|flow| flow.upgrade())
+            && evicted.forget_half_open()
+        {
             count(&self.counters.tcp_overflows);
-            self.follow(&evicted, evicted.fail(io::ErrorKind::ConnectionAborted, now));
+            self.remove(&evicted);
         }
         Ok(flow)
     }
@@ -314,9 +322,6 @@ impl Stack {
     /// Does what a flow needs next.
     pub(super) fn follow(&self, flow: &Arc<Flow>, mut settled: Settled) {
         settled.wake();
-        if let Some(listener) = settled.no_longer_half_open.take() {
-            listener.release();
-        }
         if let Some(listener) = settled.accepted.take() {
             count(&self.counters.tcp_accepts);
             if !listener.push(flow) {
@@ -377,6 +382,43 @@ impl Stack {
     pub(super) fn send_packet(&self, flow: u64, packet: Vec<u8>) {
         if !self.lanes.push_packet(flow, packet.into()) {
             count(&self.counters.outbound_dropped);
+        }
+    }
+
+    /// The longest packets that `destination` is sent.
+    pub(super) fn mtu_to(&self, destination: IpAddr) -> usize {
+        lock(&self.paths).get(destination, Instant::now()).map_or(self.mtu, |mtu| mtu.min(self.mtu))
+    }
+
+    /// A router has no room for packets to `destination` that are longer than `claimed`, and quoted one that was sent. Returns
+    /// how long they may be; `None` when that is nothing new.
+    pub(super) fn learn_mtu(&self, destination: IpAddr, claimed: usize) -> Option<usize> {
+        let mtu = believable(destination, claimed).filter(|mtu| *mtu < self.mtu_to(destination))?;
+        lock(&self.paths).learn(destination, mtu, Instant::now());
+        Some(mtu)
+    }
+
+    /// Sends a whole packet in as many fragments as it takes.
+    pub(super) fn send_in_fragments(&self, flow: u64, packet: &[u8], mtu: usize) -> io::Result<()> {
+        fragments::cut(packet, mtu, random()? as u32).for_each(|fragment| self.send_packet(flow, fragment));
+        Ok(())
+    }
+
+    /// Takes a fragment, and gives the packet that it completes.
+    pub(super) fn reassemble(&self, fragment: &[u8]) -> Option<Vec<u8>> {
+        let (packet, given_up) = lock(&self.reassembly).add(fragment, Instant::now());
+        self.counters.fragments_dropped.fetch_add(given_up, Ordering::Relaxed);
+        packet
+    }
+
+    /// Tells the sender of a datagram that nobody has its port, unless that was said often of late.
+    pub(super) fn refuse_datagram(&self, packet: &[u8], local: SocketAddr, remote: SocketAddr) {
+        count(&self.counters.udp_refused);
+        let now = self.timers.now().total_micros().unsigned_abs() * 1000;
+        if lock(&self.icmp_limiter).allow(now)
+            && let Some(error) = icmp::port_unreachable(packet)
+        {
+            self.send_packet(self.flow_of(local, remote), error.to_vec());
         }
     }
 

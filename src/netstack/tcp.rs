@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -15,12 +16,25 @@ use super::wait::block_on_poll;
 pub(super) struct Connection {
     stack: Arc<Stack>,
     flow: Arc<Flow>,
+    is_reset_on_drop: AtomicBool,
 }
 
 impl Connection {
     /// Begins to connect; [`Connection::poll_connected`] is to follow.
     pub(super) fn connect(stack: &Arc<Stack>, remote: SocketAddr) -> io::Result<Self> {
-        Ok(Self { stack: Arc::clone(stack), flow: stack.connect(remote)? })
+        Ok(Self::new(stack, stack.connect(remote)?))
+    }
+
+    fn new(stack: &Arc<Stack>, flow: Arc<Flow>) -> Self {
+        Self { stack: Arc::clone(stack), flow, is_reset_on_drop: AtomicBool::new(false) }
+    }
+
+    pub(super) fn abort(&self) {
+        self.follow(self.flow.fail(io::ErrorKind::ConnectionAborted, self.stack.timers.now()));
+    }
+
+    pub(super) fn reset_on_drop(&self) {
+        self.is_reset_on_drop.store(true, Ordering::Relaxed);
     }
 
     fn follow(&self, settled: Settled) {
@@ -54,11 +68,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends it at once: the peer sees a reset.
-    pub(super) fn reset(&self) {
-        self.follow(self.flow.fail(io::ErrorKind::ConnectionAborted, self.stack.timers.now()));
-    }
-
     pub(super) fn local(&self) -> SocketAddr {
         self.flow.key.local
     }
@@ -86,6 +95,9 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        if *self.is_reset_on_drop.get_mut() {
+            self.abort();
+        }
         self.follow(self.flow.release(self.stack.timers.now()));
     }
 }
@@ -113,7 +125,7 @@ impl Listening {
 
     pub(super) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Connection>> {
         let flow = ready!(self.listener.poll_accept(context))?;
-        Poll::Ready(Ok(Connection { stack: Arc::clone(&self.stack), flow }))
+        Poll::Ready(Ok(Connection::new(&self.stack, flow)))
     }
 }
 
@@ -194,6 +206,18 @@ impl TcpStream {
     /// [`io::ErrorKind::NotConnected`], or why the connection ended, when it has.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.connection.shutdown(how)
+    }
+
+    /// Ends the connection at once: the peer is sent a reset, what was written and not sent yet is lost, and reading and
+    /// writing fail with [`io::ErrorKind::ConnectionAborted`] here.
+    pub fn abort(&self) {
+        self.connection.abort();
+    }
+
+    /// Has the connection end by [`TcpStream::abort`] instead of in order when the last clone is dropped: for whoever passes
+    /// bytes on and has to tell that they are not all.
+    pub fn reset_on_drop(&self) {
+        self.connection.reset_on_drop();
     }
 
     /// How long one read waits; `None`, as at first, for as long as it takes. It fails with

@@ -75,6 +75,11 @@ impl Net {
         self.0.stats()
     }
 
+    /// Who is asked for the addresses of names.
+    pub fn dns_servers(&self) -> Vec<SocketAddr> {
+        self.0.dns_servers()
+    }
+
     /// The same stack for threads.
     pub fn blocking(&self) -> &super::Net {
         &self.0
@@ -104,12 +109,6 @@ impl TcpStream {
         Ok(self.0.local())
     }
 
-    /// Ends the connection at once, without what was not sent yet: the peer sees it reset instead of ended. What is done
-    /// with it after that fails with [`io::ErrorKind::ConnectionAborted`].
-    pub fn reset(&self) {
-        self.0.reset();
-    }
-
     /// As [`super::TcpStream::set_nodelay`].
     ///
     /// # Errors
@@ -125,6 +124,16 @@ impl TcpStream {
     /// [`io::ErrorKind::InvalidInput`] for no time at all.
     pub fn set_keepalive(&self, interval: Option<Duration>) -> io::Result<()> {
         self.0.set_keepalive(interval)
+    }
+
+    /// As [`super::TcpStream::abort`].
+    pub fn abort(&self) {
+        self.0.abort();
+    }
+
+    /// As [`super::TcpStream::reset_on_drop`].
+    pub fn reset_on_drop(&self) {
+        self.0.reset_on_drop();
     }
 }
 
@@ -209,10 +218,27 @@ impl UdpSocket {
         self.0.send_to(datagram, to)
     }
 
+    /// As [`super::UdpSocket::connect`].
+    ///
+    /// # Errors
+    /// As [`super::UdpSocket::connect`].
+    pub fn connect(&self, to: SocketAddr) -> io::Result<()> {
+        self.0.connect(to)
+    }
+
+    /// Sends a datagram to whom it is connected to.
+    ///
+    /// # Errors
+    /// As [`super::UdpSocket::send`].
+    pub async fn send(&self, datagram: &[u8]) -> io::Result<usize> {
+        self.0.send_to(datagram, self.0.peer()?)
+    }
+
     /// Waits for a datagram, and returns its length in bytes and its sender. What does not fit `buffer` is cut off.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NetworkDown`] when the device has ended.
+    /// [`io::ErrorKind::NetworkDown`] when the device has ended; on a connected socket also what an ICMP error says of its
+    /// peer, as [`super::UdpSocket::recv_from`].
     pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         poll_fn(|context| self.0.poll_recv_from(context, buffer)).await
     }

@@ -23,6 +23,15 @@ pub(super) struct Socket {
     /// Where it receives; the address may be unspecified.
     pub(super) local: SocketAddr,
     received: Mutex<Received>,
+    sent: Mutex<Destinations>,
+}
+
+/// Whom a socket sends to.
+#[derive(Default)]
+struct Destinations {
+    /// The only one, if it is connected.
+    peer: Option<SocketAddr>,
+    last: Option<SocketAddr>,
 }
 
 #[derive(Default)]
@@ -30,13 +39,38 @@ struct Received {
     datagrams: VecDeque<(SocketAddr, Box<[u8]>)>,
     bytes: usize,
     receivers: Wakers,
+    /// What an ICMP error says of the one whom the socket is connected to.
+    error: Option<io::ErrorKind>,
     /// Nothing comes any more, for this reason.
     closed: Option<io::ErrorKind>,
 }
 
 impl Socket {
     pub(super) fn new(local: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { local, received: Mutex::default() })
+        Arc::new(Self { local, received: Mutex::default(), sent: Mutex::default() })
+    }
+
+    fn destinations(&self) -> MutexGuard<'_, Destinations> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it sends to `remote`, as far as is remembered: an ICMP error that quotes something else is not believed.
+    pub(super) fn sends_to(&self, remote: SocketAddr) -> bool {
+        let destinations = self.destinations();
+        destinations.peer.or(destinations.last) == Some(remote)
+    }
+
+    /// Tells whoever receives that datagrams to `remote` do not get there, if that is whom it is connected to: as with
+    /// Linux, one who sends to many is not told, since it could not say which datagram is meant.
+    pub(super) fn tell(&self, remote: SocketAddr, reason: io::ErrorKind) {
+        if self.destinations().peer != Some(remote) {
+            return;
+        }
+        let mut received = self.lock();
+        received.error = Some(reason);
+        let receivers = received.receivers.take();
+        drop(received);
+        receivers.wake();
     }
 
     fn lock(&self) -> MutexGuard<'_, Received> {
@@ -45,6 +79,10 @@ impl Socket {
 
     /// Lets a datagram in; false when there is no room for it.
     pub(super) fn push(&self, from: SocketAddr, datagram: &[u8]) -> bool {
+        if self.destinations().peer.is_some_and(|peer| peer != from) {
+            // Not for a socket that is connected to somebody else; that is no lack of room.
+            return true;
+        }
         let cost = datagram.len() + DATAGRAM_OVERHEAD;
         let mut received = self.lock();
         if received.bytes + cost > SOCKET_BYTES_MAX {
@@ -69,6 +107,9 @@ impl Socket {
 
     fn poll_receive(&self, context: &mut Context<'_>) -> Poll<io::Result<(SocketAddr, Box<[u8]>)>> {
         let mut received = self.lock();
+        if let Some(error) = received.error.take() {
+            return Poll::Ready(Err(error.into()));
+        }
         if let Some((from, datagram)) = received.datagrams.pop_front() {
             received.bytes -= datagram.len() + DATAGRAM_OVERHEAD;
             return Poll::Ready(Ok((from, datagram)));
@@ -106,13 +147,35 @@ impl Bound {
         }
         let source = if own.is_unspecified() { self.stack.source_for(to.ip())? } else { own };
         let udp_len = headers::UDP_HEADER_LEN + datagram.len();
-        if headers::ip_header_len(source) + udp_len > self.stack.mtu {
-            let text = format!("{} bytes do not fit a packet", datagram.len());
+        // The length field of IPv4 counts the header, too.
+        let overhead = if source.is_ipv4() { headers::ip_header_len(source) } else { 0 };
+        if overhead + udp_len > usize::from(u16::MAX) {
+            let text = format!("{} bytes do not fit a datagram", datagram.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
+        self.socket.destinations().last = Some(to);
         let source = SocketAddr::new(source, self.socket.local.port());
-        self.stack.send_packet(self.stack.flow_of(source, to), packet(source, to, datagram));
+        let (flow, packet, mtu) =
+            (self.stack.flow_of(source, to), packet(source, to, datagram), self.stack.mtu_to(to.ip()));
+        if packet.len() > mtu {
+            self.stack.send_in_fragments(flow, &packet, mtu)?;
+        } else {
+            self.stack.send_packet(flow, packet);
+        }
         Ok(datagram.len())
+    }
+
+    pub(super) fn connect(&self, to: SocketAddr) -> io::Result<()> {
+        let (to, own) = (plain(to), self.socket.local.ip());
+        if own.is_ipv4() != to.is_ipv4() || to.ip().is_unspecified() || to.port() == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{to} cannot be sent to from {own}")));
+        }
+        self.socket.destinations().peer = Some(to);
+        Ok(())
+    }
+
+    pub(super) fn peer(&self) -> io::Result<SocketAddr> {
+        self.socket.destinations().peer.ok_or(io::ErrorKind::NotConnected.into())
     }
 
     /// Waits for a datagram; what does not fit `buffer` is cut off.
@@ -164,10 +227,12 @@ impl UdpSocket {
     }
 
     /// Sends a datagram and returns its length in bytes. Never waits: it is dropped, and counted in
-    /// [`crate::netstack::Stats::outbound_dropped`], while the device is not able to take it.
+    /// [`crate::netstack::Stats::outbound_dropped`], while the device is not able to take it. What is longer than a packet may
+    /// be goes as fragments.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] when `to` is of another family, or the datagram too long;
+    /// [`io::ErrorKind::InvalidInput`] when `to` is of another family, or the datagram longer than 65,507 bytes over IPv4,
+    /// 65,527 over IPv6;
     /// [`io::ErrorKind::NetworkUnreachable`] when the stack has no address of that family;
     /// [`io::ErrorKind::NetworkDown`] when the device has ended.
     pub fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
@@ -178,11 +243,46 @@ impl UdpSocket {
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] when none came in the time set; [`io::ErrorKind::NetworkDown`] when the device has
-    /// ended.
+    /// ended; on a connected socket also, once for each, what an ICMP error says of its peer:
+    /// [`io::ErrorKind::ConnectionRefused`] when nobody has that port, [`io::ErrorKind::HostUnreachable`] or
+    /// [`io::ErrorKind::NetworkUnreachable`].
     pub fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let deadline = self.read_timeout()?.map(|timeout| Instant::now() + timeout);
         block_on_poll(deadline, |context| self.bound.poll_recv_from(context, buffer))
             .unwrap_or(Err(io::ErrorKind::WouldBlock.into()))
+    }
+
+    /// Has [`UdpSocket::send`] send to `to`; from then on datagrams of others are not received, and ICMP errors about it are
+    /// told by [`UdpSocket::recv_from`].
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] when `to` is of another family, or names no host and port.
+    pub fn connect(&self, to: SocketAddr) -> io::Result<()> {
+        self.bound.connect(to)
+    }
+
+    /// Whom it is connected to.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotConnected`].
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.bound.peer()
+    }
+
+    /// [`UdpSocket::send_to`] whom it is connected to.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotConnected`], and those of [`UdpSocket::send_to`].
+    pub fn send(&self, datagram: &[u8]) -> io::Result<usize> {
+        self.bound.send_to(datagram, self.bound.peer()?)
+    }
+
+    /// [`UdpSocket::recv_from`], without the sender.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::recv_from`].
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.recv_from(buffer).map(|(len, _)| len)
     }
 
     /// Where it is bound; the address may be unspecified, the port never is.

@@ -464,10 +464,9 @@ fn bind_socket(path: &Path) -> Result<Listener, StartError> {
 
 /// A stack, and a device on it that has neither key nor port yet.
 fn start_device(interface: &Interface, end: &UnboundedSender<End>) -> Result<(Arc<Device>, Tunnel), StartError> {
-    let resolvers = resolvers(interface);
     let mut stack = netstack::Config::new(interface.addresses.clone());
     stack.mtu = interface.mtu;
-    stack.dns = resolvers.clone();
+    stack.dns = resolvers(interface);
     stack.search = interface.search.clone();
     let (tun, net) = Netstack::pair(stack).map_err(StartError::Device)?;
     let end = end.clone();
@@ -475,7 +474,7 @@ fn start_device(interface: &Interface, end: &UnboundedSender<End>) -> Result<(Ar
         .on_close(move |reason| drop(end.send(End::Device(reason.clone()))))
         .start()
         .map_err(StartError::Device)?;
-    Ok((Arc::new(device), Tunnel::new(net.into(), resolvers)))
+    Ok((Arc::new(device), Tunnel::new(net.into())))
 }
 
 fn resolvers(interface: &Interface) -> Vec<SocketAddr> {

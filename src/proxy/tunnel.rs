@@ -8,13 +8,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-
-use arc_swap::ArcSwap;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::services::network::{Connection, DatagramSocket, KEEPALIVE_TIME, Listener, Network};
 use crate::netstack::tokio::{Net, TcpListener, TcpStream, UdpSocket};
@@ -23,13 +17,12 @@ use crate::netstack::tokio::{Net, TcpListener, TcpStream, UdpSocket};
 #[derive(Debug, Clone)]
 pub struct Tunnel {
     net: Net,
-    resolvers: Arc<ArcSwap<Vec<SocketAddr>>>,
 }
 
 impl Tunnel {
-    /// The network of that stack, whose DNS servers are these.
-    pub fn new(net: Net, resolvers: Vec<SocketAddr>) -> Self {
-        Self { net, resolvers: Arc::new(ArcSwap::from_pointee(resolvers)) }
+    /// The network of that stack.
+    pub fn new(net: Net) -> Self {
+        Self { net }
     }
 
     /// The stack.
@@ -39,8 +32,7 @@ impl Tunnel {
 
     /// From now on these are the DNS servers, and the domains in which names without a dot are looked for.
     pub fn set_dns(&self, servers: Vec<SocketAddr>, search: Vec<String>) {
-        self.net.blocking().set_dns(servers.clone(), search);
-        self.resolvers.store(Arc::new(servers));
+        self.net.blocking().set_dns(servers, search);
     }
 }
 
@@ -55,16 +47,22 @@ fn check(address: SocketAddr) -> io::Result<()> {
     if is_allowed(address.ip()) && address.port() != 0 { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
+/// What each connection is given.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_keepalive(Some(KEEPALIVE_TIME))
+}
+
 impl Network for Tunnel {
-    type Stream = Stream;
+    type Stream = TcpStream;
     type Listener = TcpListener;
     type Socket = UdpSocket;
 
-    async fn connect(&self, address: SocketAddr, timeout: Duration) -> io::Result<Stream> {
+    async fn connect(&self, address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
         check(address)?;
         let stream = tokio::time::timeout(timeout, self.net.connect_tcp(address)).await??;
-        stream.set_nodelay(true)?;
-        Ok(Stream { stream, is_kept_alive: false, resets_on_drop: false })
+        prepare(&stream)?;
+        Ok(stream)
     }
 
     fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
@@ -80,76 +78,27 @@ impl Network for Tunnel {
     }
 
     fn resolvers(&self) -> Vec<SocketAddr> {
-        self.resolvers.load().to_vec()
+        self.net.dns_servers()
     }
 }
 
-/// A TCP connection through the tunnel.
-#[derive(Debug)]
-pub struct Stream {
-    stream: TcpStream,
-    /// Set when something has come from the other end. The stack asks for the first time as soon as it is told to, by a byte
-    /// before those that count; as the first segment after the handshake that would be taken for one that counts by an
-    /// end that keeps nothing of the handshake (SYN cookies, RFC 4987 §3.6).
-    is_kept_alive: bool,
-    resets_on_drop: bool,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if self.resets_on_drop {
-            self.stream.reset();
-        }
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if !self.is_kept_alive && buffer.filled().len() > before {
-            self.is_kept_alive = true;
-            self.stream.set_keepalive(Some(KEEPALIVE_TIME))?;
-        }
-        result
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-impl Connection for Stream {
+impl Connection for TcpStream {
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.stream.local_addr()
+        TcpStream::local_addr(self)
     }
 
     fn reset_on_drop(&mut self) {
-        self.resets_on_drop = true;
+        TcpStream::reset_on_drop(self);
     }
 }
 
 impl Listener for TcpListener {
-    type Stream = Stream;
+    type Stream = TcpStream;
 
-    async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, from) = TcpListener::accept(self).await?;
-        stream.set_nodelay(true)?;
-        Ok((Stream { stream, is_kept_alive: false, resets_on_drop: false }, from))
+        prepare(&stream)?;
+        Ok((stream, from))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
