@@ -48,10 +48,9 @@ fn pair(loss: u16) -> [(Device, Net); 2] {
         let (tun, net) = Netstack::pair(Config::new(vec![(v4(number), 24), (v6(number), 64)])).unwrap();
         let udp = LossyUdp::new(network.host(&[outer(number).ip()]), Faults::default(), number.into());
         let device = Device::builder(tun, udp.clone()).start().unwrap();
+        let start = Instant::now();
         while device.snapshot().listen_port == 0 {
-            device
-                .apply(Update { listen_port: Some(51820), private_key: Some(Some(key(number))), ..Update::default() })
-                .unwrap();
+            assert!(start.elapsed() < PATIENCE);
             thread::sleep(Duration::from_millis(1));
         }
         let allowed_ips = [(v4(peer), 32), (v6(peer), 128)].map(|(address, prefix_len)| AllowedIpUpdate {
@@ -63,10 +62,20 @@ fn pair(loss: u16) -> [(Device, Net); 2] {
             allowed_ips: allowed_ips.to_vec(),
             ..PeerUpdate::new(key(peer).public_key())
         };
-        device.apply(Update { peers: vec![peer], ..Update::default() }).unwrap();
+        let update = Update {
+            private_key: Some(Some(key(number))),
+            listen_port: Some(51820),
+            peers: vec![peer],
+            ..Update::default()
+        };
+        device.apply(update).unwrap();
         (udp, (device, net))
     });
-    pair[0].1.1.ping(v4(2), PATIENCE).unwrap();
+    // The first may be lost, before the interfaces are up.
+    let start = Instant::now();
+    while pair[0].1.1.ping(v4(2), Duration::from_secs(1)).is_err() {
+        assert!(start.elapsed() < PATIENCE);
+    }
     pair.map(|(udp, host)| {
         udp.set_faults(Faults { loss, ..Faults::default() });
         host

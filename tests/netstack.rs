@@ -149,11 +149,23 @@ fn megabytes_both_ways_and_half_closed() {
         assert_eq!(stream.local_addr().unwrap().ip(), [v4(1), v6(1)][host]);
         check_echo(&stream, &pattern(8 << 20));
         server.join().unwrap();
+        // Writes of every small length.
+        let server = serve(&two.net, at(address, 7), 1, echo);
+        let mut stream = one.net.connect_tcp(at(address, 7), PATIENCE).unwrap();
+        stream.set_nodelay(true).unwrap();
+        for len in 1..50 {
+            let (sent, mut received) = (pattern(len), vec![0; len]);
+            stream.write_all(&sent).unwrap();
+            stream.read_exact(&mut received).unwrap();
+            assert_eq!(received, sent);
+        }
+        drop(stream);
+        server.join().unwrap();
     }
     let stats = two.net.stats();
-    assert_eq!((stats.tcp_accepts, stats.inbound_dropped, stats.outbound_dropped), (2, 0, 0), "{stats:?}");
+    assert_eq!((stats.tcp_accepts, stats.inbound_dropped, stats.outbound_dropped), (4, 0, 0), "{stats:?}");
     eventually(|| one.net.stats().tcp_open == 0 && two.net.stats().tcp_open == 0);
-    assert_eq!(one.net.stats().tcp_time_wait + two.net.stats().tcp_time_wait, 2);
+    assert_eq!(one.net.stats().tcp_time_wait + two.net.stats().tcp_time_wait, 4);
     assert_eq!(one.device.snapshot().peers.len(), 1);
 }
 

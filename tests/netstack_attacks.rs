@@ -396,7 +396,7 @@ fn a_flood_of_fragments() {
     let fragment = |identification: u16, offset: u16, more: bool, payload: &[u8]| {
         let mut packet = ip(PEER, OWN, UDP, payload);
         packet[4..6].copy_from_slice(&identification.to_be_bytes());
-        packet[6..8].copy_from_slice(&(offset / 8 | if more { 0x2000 } else { 0 }).to_be_bytes());
+        packet[6..8].copy_from_slice(&((offset / 8) | if more { 0x2000 } else { 0 }).to_be_bytes());
         packet[10..12].fill(0);
         let sum = checksum(&[&packet[..20]]);
         packet[10..12].copy_from_slice(&sum);

@@ -20,6 +20,10 @@
 //! take that byte for the first one of the stream. So keepalives begin when the peer was silent for their interval, and
 //! only towards one that has shown that it knows the connection.
 //!
+//! smoltcp repeats one segment for three duplicate acknowledgements and then waits for its timer, a second at least. When
+//! several of a window are lost each acknowledgement of a part of it says that the next one is missing, too (RFC 6582 §3.2):
+//! it is told so by three more of the same.
+//!
 //! smoltcp ends a connection that was quiet for its `timeout` even when nothing was asked of the peer, so the patience
 //! with a silent peer is measured here.
 
@@ -63,6 +67,9 @@ const NOTHING_GIVEN_DELAY: Duration = Duration::from_millis(1);
 
 /// Of a send buffer, which part has to be free before a waiting writer is woken: Linux' third.
 const WRITE_WAKE_DIVISOR: usize = 3;
+
+/// Duplicate acknowledgements that mean a loss (RFC 5681 §3.2).
+const DUPLICATES: u8 = 3;
 
 /// Bytes in each buffer of a connection that the peer has not confirmed; they are never used.
 const HALF_OPEN_BUFFER: usize = 512;
@@ -160,6 +167,10 @@ struct Inner {
     held: Option<Box<[u8]>>,
     /// Sequence numbers that were sent and are not acknowledged: the first, and the one after the last.
     under_way: Option<(u32, u32)>,
+    /// Acknowledgements of nothing new, since the last one of something.
+    duplicates: u8,
+    /// What was under way when a loss was noticed ends here.
+    recovery: Option<u32>,
     /// The last packet that was sent in TIME-WAIT: what answers a repeated FIN.
     last_ack: Option<Box<[u8]>>,
     readers: Wakers,
@@ -247,6 +258,8 @@ impl Inner {
             give_up: None,
             held: None,
             under_way: None,
+            duplicates: 0,
+            recovery: None,
             last_ack: None,
             readers: Wakers::default(),
             writers: Wakers::default(),
@@ -434,13 +447,24 @@ impl Inner {
         }
     }
 
-    fn count_acknowledged(&mut self, packet: &[u8]) {
-        if let (Some(acknowledgement), Some((first, last))) = (headers::acknowledgement(packet), &mut self.under_way)
-            && is_after(acknowledgement, *first)
-            && !is_after(acknowledgement, *last)
-        {
-            *first = acknowledgement;
+    /// Notes what a segment acknowledges. Returns whether that is a part only of what was under way at a loss.
+    fn count_acknowledged(&mut self, packet: &[u8], is_bare: bool) -> bool {
+        let Some(acknowledgement) = headers::acknowledgement(packet) else { return false };
+        let Some((first, last)) = &mut self.under_way else { return false };
+        if acknowledgement == *first && is_after(*last, *first) && is_bare {
+            self.duplicates = self.duplicates.saturating_add(1);
+            if self.duplicates == DUPLICATES {
+                self.recovery.get_or_insert(*last);
+            }
+            return false;
         }
+        if !is_after(acknowledgement, *first) || is_after(acknowledgement, *last) {
+            return false;
+        }
+        *first = acknowledgement;
+        self.duplicates = 0;
+        self.recovery = self.recovery.filter(|end| is_after(*end, acknowledgement));
+        self.recovery.is_some()
     }
 
     fn due(&mut self, now: Instant, has_ended: bool) -> Due {
@@ -477,10 +501,10 @@ struct Joint {
 impl Joint {
     /// `None` when `packet`, one of ours, is no segment over IPv6 with nothing but data, or has options.
     fn of(packet: &[u8]) -> Option<Self> {
-        let segment = packet.get(ip::IPV6_HEADER_LEN..)?;
-        let flags = *segment.get(13)?;
+        let segment: &[u8; headers::TCP_HEADER_LEN] = packet.get(ip::IPV6_HEADER_LEN..)?.first_chunk()?;
+        let flags = segment[13];
         let is_data = packet[0] >> 4 == 6 && segment[12] >> 4 == 5 && flags & !TCP_PSH == TCP_ACK;
-        let [s0, s1, s2, s3, a0, a1, a2, a3] = *segment.get(4..)?.first_chunk()?;
+        let [_, _, _, _, s0, s1, s2, s3, a0, a1, a2, a3, ..] = *segment;
         is_data.then_some(Self {
             sequence: u32::from_be_bytes([s0, s1, s2, s3]),
             acknowledgement_and_window: ([a0, a1, a2, a3], [segment[14], segment[15]]),
@@ -550,13 +574,18 @@ impl Flow {
         let inner = &mut *inner;
         for (packet, flags) in packets {
             inner.confirm(&self.key, packet, flags, now);
-            if flags & TCP_ACK != 0 {
-                inner.count_acknowledged(packet);
-            }
+            let is_bare = flags & (TCP_ACK | TCP_SYN | TCP_FIN) == TCP_ACK && headers::has_no_payload(packet);
+            let is_partial = flags & TCP_ACK != 0 && inner.count_acknowledged(packet, is_bare);
             let before = inner.socket().state();
             inner.is_peer_there |= flags & TCP_SYN == 0;
             let mut edge = Edge::new(inner.mtu, Some(packet), &mut [], replies);
             inner.interface.poll_ingress_single(now, &mut edge, &mut inner.sockets);
+            if is_partial && is_bare {
+                for _ in 0..DUPLICATES {
+                    let mut edge = Edge::new(inner.mtu, Some(packet), &mut [], replies);
+                    inner.interface.poll_ingress_single(now, &mut edge, &mut inner.sockets);
+                }
+            }
             if flags & TCP_RST != 0 && before != State::Closed && inner.socket().state() == State::Closed {
                 inner.failure.get_or_insert(match before {
                     State::SynSent => io::ErrorKind::ConnectionRefused,
@@ -825,6 +854,20 @@ mod tests {
         now += INTERVAL.into();
         let _ = client.look(now);
         assert_eq!(emitted(&client, now).len(), 1, "is it still there?");
+    }
+
+    /// Packets of IPv4 and short ones are nothing to join.
+    #[test]
+    fn what_can_be_joined() {
+        for first in [0x45, 0x60] {
+            for len in 0..100 {
+                let mut packet = vec![0; len];
+                packet.iter_mut().take(1).for_each(|byte| *byte = first);
+                packet.iter_mut().skip(ip::IPV6_HEADER_LEN + 12).take(1).for_each(|byte| *byte = 0x50);
+                packet.iter_mut().skip(ip::IPV6_HEADER_LEN + 13).take(1).for_each(|byte| *byte = TCP_ACK);
+                assert_eq!(Joint::of(&packet).is_some(), first == 0x60 && len >= 60, "{first:x} {len}");
+            }
+        }
     }
 
     /// What a peer is offered while it has not confirmed is what the socket offers that it gets then.

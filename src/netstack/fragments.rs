@@ -316,7 +316,7 @@ mod tests {
             let fragment = |&(offset, len, has_more): &(usize, usize, bool)| {
                 let mut fragment = packet(V4, len);
                 // Not what any other one says.
-                fragment[20] = offset as u8 ^ len as u8 ^ 0x55;
+                fragment.iter_mut().skip(20).take(1).for_each(|byte| *byte = offset as u8 ^ len as u8 ^ 0x55);
                 let flags = (offset / UNIT) as u16 | if has_more { MORE_V4 } else { 0 };
                 fragment[6..8].copy_from_slice(&flags.to_be_bytes());
                 headers::complete_ipv4_header(&mut fragment);

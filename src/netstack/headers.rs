@@ -44,6 +44,14 @@ pub(super) fn acknowledgement(packet: &[u8]) -> Option<u32> {
     segment.get(8..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
+/// Whether a TCP segment, in a packet that arrived, is nothing but its header.
+pub(super) fn has_no_payload(packet: &[u8]) -> bool {
+    let Some(segment) = ip::transport(packet).and_then(|transport| packet.get(transport.offset..)) else {
+        return false;
+    };
+    segment.get(12).is_some_and(|offset| usize::from(offset >> 4) * 4 == segment.len())
+}
+
 /// Where the window scale option of a TCP header has its value (RFC 7323 §2.2); `None` when there is no such option.
 pub(super) fn window_scale_mut(segment: &mut [u8]) -> Option<&mut u8> {
     const END: u8 = 0;
