@@ -46,6 +46,13 @@ use super::listener::Listener;
 use super::wait::Wakers;
 use crate::ip;
 
+/// smoltcp's clock runs so much faster than others. Its shortest retransmission timeout is 1 s and cannot be changed; by
+/// our clock it is 200 ms, as Linux'. Whatever is a duration for smoltcp has to be multiplied by this.
+const HURRY: u32 = 5;
+
+/// How long an acknowledgement waits for data that could carry it: smoltcp's own.
+const ACK_DELAY: Duration = Duration::from_millis(10);
+
 /// How long a handshake may take when its caller set no limit: Linux' for `tcp_syn_retries` = 6.
 pub(super) const SYN_TIMEOUT: Duration = Duration::from_secs(127);
 
@@ -215,12 +222,22 @@ pub(super) struct Parameters {
     pub(super) seed: u64,
 }
 
+/// The time as smoltcp is told it.
+fn hurried(now: Instant) -> Instant {
+    Instant::from_micros(now.total_micros() * i64::from(HURRY))
+}
+
+/// When smoltcp's time will be this: not before.
+fn unhurried(at: Instant) -> Instant {
+    Instant::from_micros(at.total_micros().saturating_add(i64::from(HURRY) - 1) / i64::from(HURRY))
+}
+
 /// The interface of one flow.
 fn interface(key: &FlowKey, mtu: usize, seed: u64, now: Instant) -> Interface {
     let mut config = Config::new(HardwareAddress::Ip);
     config.random_seed = seed;
     let mut replies = Vec::new();
-    let mut interface = Interface::new(config, &mut Edge::new(mtu, None, &mut [], &mut replies), now);
+    let mut interface = Interface::new(config, &mut Edge::new(mtu, None, &mut [], &mut replies), hurried(now));
     let prefix_len = if key.local.is_ipv4() { 32 } else { 128 };
     interface.update_ip_addrs(|addresses| {
         addresses.push(IpCidr::new(key.local.ip().into(), prefix_len)).expect("there is room for one");
@@ -233,7 +250,8 @@ fn parts(key: &FlowKey, parameters: &Parameters, now: Instant) -> (Interface, So
     let interface = interface(key, parameters.mtu, parameters.seed, now);
     let buffer = || SocketBuffer::new(vec![0; parameters.buffer]);
     let mut socket = Socket::new(buffer(), buffer());
-    socket.set_congestion_control(CongestionControl::Cubic);
+    socket.set_congestion_control(CongestionControl::Reno);
+    socket.set_ack_delay(Some((ACK_DELAY * HURRY).into()));
     let mut sockets = SocketSet::new(Vec::with_capacity(1));
     let socket = sockets.add(socket);
     (interface, sockets, socket)
@@ -287,9 +305,9 @@ impl Inner {
         let Stage::Accepting(half_open) = &self.stage else { return };
         let (mut answer, mut replies) = (vec![0; parameters.mtu], Vec::new());
         let mut edge = Edge::new(parameters.mtu, Some(&half_open.request), &mut [], &mut replies);
-        self.interface.poll_ingress_single(now, &mut edge, &mut self.sockets);
+        self.interface.poll_ingress_single(hurried(now), &mut edge, &mut self.sockets);
         let mut edge = Edge::new(parameters.mtu, None, &mut answer, &mut replies);
-        self.interface.poll_egress(now, &mut edge, &mut self.sockets);
+        self.interface.poll_egress(hurried(now), &mut edge, &mut self.sockets);
     }
 
     fn socket(&mut self) -> &mut Socket<'static> {
@@ -330,7 +348,7 @@ impl Inner {
         }
         if self.first_keepalive().is_some_and(|at| at <= now) {
             self.is_keepalive_on = true;
-            let keepalive = self.keepalive.map(Into::into);
+            let keepalive = self.keepalive.map(|interval| (interval * HURRY).into());
             self.socket().set_keep_alive(keepalive);
         }
         let is_read_shut = self.is_read_shut;
@@ -387,7 +405,7 @@ impl Inner {
         }
         let mut replies = Vec::new();
         let mut edge = Edge::new(self.mtu, None, buffer, &mut replies);
-        self.interface.poll_egress(now, &mut edge, &mut self.sockets);
+        self.interface.poll_egress(hurried(now), &mut edge, &mut self.sockets);
         edge.emitted
     }
 
@@ -475,7 +493,7 @@ impl Inner {
         if has_ended && is_over {
             return Due::Ended;
         }
-        let wanted = self.interface.poll_at(now, &self.sockets);
+        let wanted = self.interface.poll_at(hurried(now), &self.sockets).map(unhurried);
         // Not before the peer's FIN was acknowledged.
         if self.socket().state() == State::TimeWait
             && !self.has_user
@@ -579,11 +597,11 @@ impl Flow {
             let before = inner.socket().state();
             inner.is_peer_there |= flags & TCP_SYN == 0;
             let mut edge = Edge::new(inner.mtu, Some(packet), &mut [], replies);
-            inner.interface.poll_ingress_single(now, &mut edge, &mut inner.sockets);
+            inner.interface.poll_ingress_single(hurried(now), &mut edge, &mut inner.sockets);
             if is_partial && is_bare {
                 for _ in 0..DUPLICATES {
                     let mut edge = Edge::new(inner.mtu, Some(packet), &mut [], replies);
-                    inner.interface.poll_ingress_single(now, &mut edge, &mut inner.sockets);
+                    inner.interface.poll_ingress_single(hurried(now), &mut edge, &mut inner.sockets);
                 }
             }
             if flags & TCP_RST != 0 && before != State::Closed && inner.socket().state() == State::Closed {
@@ -913,7 +931,7 @@ mod tests {
                 let mut inner = Inner::new(&key, &parameters, Stage::Connecting, now);
                 inner.socket().listen(key.local).unwrap();
                 let mut edge = Edge::new(1420, Some(&request), &mut [], &mut replies);
-                inner.interface.poll_ingress_single(now, &mut edge, &mut inner.sockets);
+                inner.interface.poll_ingress_single(hurried(now), &mut edge, &mut inner.sockets);
                 let mut whole = vec![0; 1420];
                 let whole_len = inner.next_packet(&mut whole, now).unwrap().len;
                 assert_eq!(offered[..offered_len], whole[..whole_len], "{options:?} {buffer}");
