@@ -206,6 +206,19 @@ async fn a_reset_is_passed_on_after_what_came_before() {
     eventually("the counter", || proxy.counters.figures().failures(Failure::Broken) == 1).await;
 }
 
+/// And a client that breaks off looks broken to the target.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_is_passed_on_to_the_target() {
+    let listener = TcpListener::bind(any()).await.unwrap();
+    let proxy = run(open(), Scripted::default());
+    let (stream, code, _) = asked(&proxy, &request(1, "127.0.0.1", listener.local_addr().unwrap().port())).await;
+    assert_eq!(code, 0);
+    let (mut inside, _) = listener.accept().await.unwrap();
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    assert_eq!(inside.read(&mut [0]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_are_tried_in_order_and_by_family() {
     let target = echo_after_end().await;
