@@ -202,6 +202,30 @@ fn a_packet_begins_a_session_and_follows_it() {
     assert_eq!(ends[0].peer.endpoint(), Some(address(9)));
 }
 
+/// Padding is zeros, and nothing of what was in the caller's buffer before. [WP 5.4.6]
+#[test]
+fn padding_shows_nothing() {
+    let (mut rng, now) = (rng(3), at(Duration::ZERO));
+    let mut left = Peer::new(private_key(1), private_key(2).public_key());
+    let mut right = Peer::new(private_key(2), private_key(1).public_key());
+    left.set_endpoint(address(2));
+    let (mut out, mut answer) = ([0xaa; 256], [0xaa; 256]);
+    fn sent(outcome: Result<Outcome<'_>, Rejected>) -> Vec<u8> {
+        match outcome {
+            Ok(Outcome::Send(datagram)) => datagram.bytes.to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+    let packet = [&packet(1, 2, 7)[..3], &[21], &packet(1, 2, 7)[4..20], &[7]].concat();
+    let mut initiation = sent(left.encapsulate(&packet, &mut out, now, &mut rng));
+    let mut response = sent(right.decapsulate(address(1), &mut initiation, &mut answer, now, &mut rng));
+    out.fill(0xaa);
+    let mut data = sent(left.decapsulate(address(2), &mut response, &mut out, now, &mut rng));
+    let delivered = right.decapsulate(address(1), &mut data, &mut answer, now, &mut rng);
+    assert!(matches!(delivered, Ok(Outcome::Deliver(_))));
+    assert_eq!(data[16..16 + 32], [&packet[..], &[0; 11]].concat(), "opened where it lies");
+}
+
 #[test]
 fn what_waits_is_bounded_and_given_up() {
     let mut ends = ends();

@@ -360,6 +360,15 @@ fn the_environment_overrides_and_is_referred_to() {
         "a:1",
         "ADIT_PEER_2_ENDPOINT: [Peer]: it has no PublicKey; add PublicKey = …, as `adit pubkey` makes it",
     );
+    // One dollar sign of two, and a value that ends with its line.
+    let text = right("Required = no\nEndpoint = a:1\n[Socks5]\nBindAddress = :1\nUsername = $$me\nPassword = $WORD\n");
+    let config = parse_with(&text, &[], &[("WORD", "hush\n")]).unwrap();
+    let Service::Socks5(socks) = &config.services[0] else { panic!() };
+    assert!(socks.username.as_deref() == Some("$me") && socks.password.as_ref().unwrap().matches(b"hush"));
+    assert!(!config.peers[0].required, "although it has an endpoint");
+    let text = "[UDPProxyTunnel]\nBindAddress = :1\nTarget = 10.0.0.1:1\nInactivityTimeout = 0\n";
+    let config = parse(&right(text)).unwrap();
+    assert!(matches!(&config.services[0], Service::UdpProxyTunnel(forward) if forward.inactivity_timeout.is_zero()));
     let twice = [("ADIT_PEER_1_PUBLIC_KEY", OTHER), ("ADIT_PEER_PUBLICKEY", OTHER)];
     assert_errors(
         parse_with(&right(""), &[], &twice),

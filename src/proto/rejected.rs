@@ -159,6 +159,15 @@ impl Rejected {
     }
 }
 
+/// The variant's name: what counters and log lines say.
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl core::error::Error for Rejected {}
+
 #[cfg(test)]
 mod tests {
     use alloc::format;
@@ -186,12 +195,3 @@ mod tests {
         check(Rejected::DeliverFailed, "unwelcome");
     }
 }
-
-/// The variant's name: what counters and log lines say.
-impl fmt::Display for Rejected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
-}
-
-impl core::error::Error for Rejected {}

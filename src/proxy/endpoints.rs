@@ -203,6 +203,7 @@ mod tests {
         fn answer(&mut self, question: &Question, addresses: &[&str]) -> Option<String> {
             let addresses: Vec<_> = addresses.iter().map(|address| address.parse().unwrap()).collect();
             let update = self.watch.answer(question, &addresses, &self.snapshot())?;
+            assert!(update.update_only, "a peer that was removed meanwhile does not come back");
             self.peer.endpoint = update.endpoint;
             update.endpoint.map(|endpoint| endpoint.to_string())
         }

@@ -104,6 +104,8 @@ mod tests {
         let [peer] = &update.peers[..] else { panic!() };
         assert_eq!(peer.endpoint, Some("192.0.2.1:1".parse().unwrap()));
         assert_eq!((peer.allowed_ips.len(), peer.persistent_keepalive), (1, Some(0)));
+        // What the file no longer says is gone: ranges, and the preshared key.
+        assert!(peer.replace_allowed_ips && peer.preshared_key == Some(Default::default()));
     }
 
     #[test]

@@ -106,6 +106,25 @@ async fn each_client_of_a_udp_forward_has_its_own_way() {
     assert_eq!(forward.counters.figures().sent_datagrams, 9);
 }
 
+/// Whoever else inside the tunnel finds the port of a mapping does not reach its client.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_targets_answers_come_back() {
+    let (inside, stranger) = (UdpSocket::bind(any()).await.unwrap(), UdpSocket::bind(any()).await.unwrap());
+    let target = target(inside.local_addr().unwrap());
+    let tunnel = UdpProxyTunnel { bind: any(), target, inactivity_timeout: Duration::ZERO };
+    let forward = run(Service::UdpProxyTunnel(tunnel), Scripted::default());
+    let client = client(forward.address).await;
+    client.send(b"question").await.unwrap();
+    let (_, mut mapping) = inside.recv_from(&mut [0; 20]).await.unwrap();
+    mapping.set_ip([127, 0, 0, 1].into());
+    stranger.send_to(b"forged", mapping).await.unwrap();
+    eventually("foreign", || forward.counters.figures().failures(Failure::ForeignSource) == 1).await;
+    inside.send_to(b"answer", mapping).await.unwrap();
+    let mut buffer = [0; 20];
+    let length = timeout(Duration::from_secs(10), client.recv(&mut buffer)).await.expect("an answer").unwrap();
+    assert_eq!(&buffer[..length], b"answer");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_longest_idle_makes_room_in_a_udp_forward() {
     let target = target(datagram_echo().await);

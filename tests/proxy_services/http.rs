@@ -78,7 +78,9 @@ async fn origin() -> SocketAddr {
                 let mut stream = BufReader::new(stream);
                 while !stream.fill_buf().await.unwrap_or_default().is_empty() {
                     let message = read(&mut stream).await;
-                    let common = format!("HTTP/1.1 200 OK\r\nConnection: x-hop\r\nX-Hop: 1\r\nX-Number: {number}\r\n");
+                    let common = format!(
+                        "HTTP/1.1 200 OK\r\nConnection: x-hop\r\nX-Hop: 1\r\nProxy-Authenticate: Basic\r\nX-Number: {number}\r\n"
+                    );
                     let answer = if message.line.starts_with("POST") {
                         let mut answer = format!("{common}Transfer-Encoding: chunked\r\n\r\n").into_bytes();
                         for chunk in message.body.chunks(40_000) {
@@ -124,6 +126,7 @@ async fn a_plain_request_is_sent_on_without_what_is_for_the_hop() {
     let answer = ask(&mut stream, &request).await;
     assert_eq!(answer.line, "HTTP/1.1 200 OK");
     assert_eq!((answer.header("x-hop"), answer.header("via")), (None, Some("1.1 adit")));
+    assert_eq!(answer.header("proxy-authenticate"), None, "the client knows one proxy");
     let body = String::from_utf8(answer.body).unwrap();
     let mut lines: Vec<_> = body.lines().collect();
     assert_eq!(lines.remove(0), "GET /a?b=c HTTP/1.1");

@@ -147,6 +147,21 @@ async fn who_is_one_too_many_is_told_so() {
     check(http::open()).await;
 }
 
+/// A client is let in once, however much it asks for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_takes_one_place() {
+    let mut limits = Limits::default();
+    limits.clients = 1;
+    let proxy = run_with(http::open(), Scripted::default(), Resolve::default(), limits);
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    for _ in 0..3 {
+        stream.write_all(b"GET http://192.0.2.1/ HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 500];
+        let length = stream.read(&mut answer).await.unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 502 "), "{}", String::from_utf8_lossy(&answer[..length]));
+    }
+}
+
 /// Datagrams wait for a name that nobody answers for, each client's few of them; of all there are not many.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_over_all_clients_is_bounded() {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use adit::proxy::config::{Resolve, ResolveStrategy, Secret, Service, Socks5};
-use adit::proxy::services::{Failure, Limits};
+use adit::proxy::services::{Failure, Limits, RESOLVING_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -206,6 +206,19 @@ async fn a_reset_is_passed_on_after_what_came_before() {
     eventually("the counter", || proxy.counters.figures().failures(Failure::Broken) == 1).await;
 }
 
+/// And a client that breaks off looks broken to the target.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_is_passed_on_to_the_target() {
+    let listener = TcpListener::bind(any()).await.unwrap();
+    let proxy = run(open(), Scripted::default());
+    let (stream, code, _) = asked(&proxy, &request(1, "127.0.0.1", listener.local_addr().unwrap().port())).await;
+    assert_eq!(code, 0);
+    let (mut inside, _) = listener.accept().await.unwrap();
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    assert_eq!(inside.read(&mut [0]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_are_tried_in_order_and_by_family() {
     let target = echo_after_end().await;
@@ -291,6 +304,20 @@ async fn datagrams_go_out_and_come_back() {
     eventually("the end", || proxy.counters.figures().served == 0).await;
     let again = UdpSocket::bind(bound).await;
     assert!(again.is_ok(), "its port is free again");
+}
+
+/// Another address is nobody's client, even with the first datagram; and names that nobody answers for hold few datagrams.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_association_is_for_one_address_and_waits_for_few_names() {
+    let proxy = run_with(open(), Scripted::default(), Resolve::default(), Limits::default());
+    let (_stream, socket, bound) = associated(&proxy).await;
+    let other = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+    other.send_to(&datagram("127.0.0.1", 9, b"mine"), bound).await.unwrap();
+    eventually("foreign", || proxy.counters.figures().failures(Failure::ForeignSource) == 1).await;
+    for _ in 0..=RESOLVING_MAX {
+        socket.send_to(&datagram("silent.test", 9, b"?"), bound).await.unwrap();
+    }
+    eventually("one too many", || proxy.counters.figures().failures(Failure::QueueFull) == 1).await;
 }
 
 /// A client that names its port is served at no other.

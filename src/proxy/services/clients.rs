@@ -340,6 +340,26 @@ mod tests {
         }
     }
 
+    /// Those who are evicted and do not go are waited for.
+    #[tokio::test]
+    async fn no_more_are_accepted_than_twice_the_half_open() {
+        let clients = clients(1, 2);
+        let listener = HostNetwork.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _clients: Vec<_> = (0..9).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let serving = clients.shake_hands(&listener, |_stream, _from, half_open| async {
+            let _half_open = half_open;
+            std::future::pending().await
+        });
+        let _ = tokio::time::timeout(ACCEPT_PAUSE, async {
+            tokio::join!(serving, async {
+                tokio::time::sleep(ACCEPT_PAUSE / 2).await;
+                assert_eq!(clients.counters.figures().half_open, 4);
+            })
+        })
+        .await;
+    }
+
     /// A listener that has a few connections, and then no descriptor any more.
     struct Exhausting {
         listener: tokio::net::TcpListener,

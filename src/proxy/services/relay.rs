@@ -313,6 +313,60 @@ mod tests {
         task.await.unwrap().unwrap();
     }
 
+    /// A connection that says something, and then has no end but this error; it takes nothing.
+    struct Half {
+        words: &'static [u8],
+        then: Option<io::ErrorKind>,
+    }
+
+    impl AsyncRead for Half {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            match (std::mem::take(&mut self.words), self.then) {
+                ([], Some(kind)) => return Poll::Ready(Err(kind.into())),
+                (words, _) => to.put_slice(words),
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Half {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What the client has of a target that is no whole connection, and what the relay says of it.
+    async fn heard_from(mut target: Half) -> (String, io::ErrorKind) {
+        let (mut client, mut near_client) = duplex(100);
+        client.write_all(b"request").await.unwrap();
+        let (buffers, counters) = (Buffers::default(), Counters::default());
+        let carried = carry(&mut near_client, &mut target, Some(Duration::from_secs(9)), &buffers, &counters).await;
+        drop(near_client);
+        let mut words = String::new();
+        client.read_to_string(&mut words).await.unwrap();
+        (words, carried.unwrap_err().kind())
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_still_heard() {
+        let target = Half { words: b"413 too large", then: None };
+        assert_eq!(heard_from(target).await, ("413 too large".to_owned(), io::ErrorKind::BrokenPipe));
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_break_arrives_and_is_not_taken_for_all() {
+        let target = Half { words: b"half", then: Some(io::ErrorKind::ConnectionReset) };
+        assert_eq!(heard_from(target).await, ("half".to_owned(), io::ErrorKind::ConnectionReset));
+    }
+
     #[tokio::test]
     async fn silence_ends_what_has_a_limit() {
         let (mut client, mut target, _buffers, task) = relayed(Some(Duration::from_millis(100)));
