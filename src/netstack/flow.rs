@@ -20,9 +20,9 @@
 //! take that byte for the first one of the stream. So keepalives begin when the peer was silent for their interval, and
 //! only towards one that has shown that it knows the connection.
 //!
-//! smoltcp repeats one segment for three duplicate acknowledgements and then waits for its timer, a second at least. When
-//! several of a window are lost each acknowledgement of a part of it says that the next one is missing, too (RFC 6582 §3.2):
-//! it is told so by three more of the same.
+//! smoltcp repeats one segment for three duplicate acknowledgements and then waits for its timer. When several of a window
+//! are lost each acknowledgement of a part of it says that the next one is missing, too (RFC 6582 §3.2): it is told so by
+//! three more of the same.
 //!
 //! smoltcp ends a connection that was quiet for its `timeout` even when nothing was asked of the peer, so the patience
 //! with a silent peer is measured here.
