@@ -24,6 +24,9 @@
 //! are lost each acknowledgement of a part of it says that the next one is missing, too (RFC 6582 §3.2): it is told so by
 //! three more of the same.
 //!
+//! Three duplicate acknowledgements of everything but the FIN make smoltcp forget its timer, and repeat nothing since there is no
+//! data: the connection would never end. It is not shown them, and repeats the FIN by its timer.
+//!
 //! smoltcp ends a connection that was quiet for its `timeout` even when nothing was asked of the peer, so the patience
 //! with a silent peer is measured here.
 
@@ -485,6 +488,16 @@ impl Inner {
         self.recovery.is_some()
     }
 
+    /// Whether our FIN alone is under way, and this acknowledges what came before it.
+    fn repeats_what_the_end_waits_for(&mut self, packet: &[u8]) -> bool {
+        let is_ending = matches!(self.socket().state(), State::FinWait1 | State::Closing | State::LastAck);
+        is_ending
+            && self.socket().send_queue() == 0
+            && self.under_way.is_some_and(|(first, last)| {
+                last == first.wrapping_add(1) && headers::acknowledgement(packet) == Some(first)
+            })
+    }
+
     fn due(&mut self, now: Instant, has_ended: bool) -> Due {
         if self.held.is_some() {
             return Due::Now;
@@ -594,11 +607,14 @@ impl Flow {
             inner.confirm(&self.key, packet, flags, now);
             let is_bare = flags & (TCP_ACK | TCP_SYN | TCP_FIN) == TCP_ACK && headers::has_no_payload(packet);
             let is_partial = flags & TCP_ACK != 0 && inner.count_acknowledged(packet, is_bare);
+            if is_bare && inner.repeats_what_the_end_waits_for(packet) {
+                continue;
+            }
             let before = inner.socket().state();
             inner.is_peer_there |= flags & TCP_SYN == 0;
             let mut edge = Edge::new(inner.mtu, Some(packet), &mut [], replies);
             inner.interface.poll_ingress_single(hurried(now), &mut edge, &mut inner.sockets);
-            if is_partial && is_bare {
+            if is_partial && is_bare && !inner.repeats_what_the_end_waits_for(packet) {
                 for _ in 0..DUPLICATES {
                     let mut edge = Edge::new(inner.mtu, Some(packet), &mut [], replies);
                     inner.interface.poll_ingress_single(hurried(now), &mut edge, &mut inner.sockets);
