@@ -24,6 +24,10 @@
 //! are lost each acknowledgement of a part of it says that the next one is missing, too (RFC 6582 §3.2): it is told so by
 //! three more of the same.
 //!
+//! When its timer expires smoltcp goes back to what is not acknowledged, and its acknowledgements go back with it: to the peer
+//! they are old segments, and what they say is lost. With a loss in both directions at once neither end would ever hear
+//! the other, so they are put where they belong here.
+//!
 //! Three duplicate acknowledgements of everything but the FIN make smoltcp forget its timer, and repeat nothing since there is no
 //! data: the connection would never end. It is not shown them, and repeats the FIN by its timer.
 //!
@@ -409,7 +413,11 @@ impl Inner {
         let mut replies = Vec::new();
         let mut edge = Edge::new(self.mtu, None, buffer, &mut replies);
         self.interface.poll_egress(hurried(now), &mut edge, &mut self.sockets);
-        edge.emitted
+        let emitted = edge.emitted;
+        if let Some(emitted) = &emitted {
+            self.put_after_what_was_sent(&mut buffer[..emitted.len]);
+        }
+        emitted
     }
 
     /// Joins to a data segment over IPv6 those that follow it, as long as they differ in nothing but what cutting them up
@@ -453,6 +461,17 @@ impl Inner {
         }
         buffer[4..6].copy_from_slice(&((len - OFFSET) as u16).to_be_bytes());
         Emitted { len, segment: NonZeroU16::new(first_payload as u16) }
+    }
+
+    /// Gives a segment that says nothing but what arrived the place after all that was ever sent. (RFC 9293 §3.10.7.4)
+    fn put_after_what_was_sent(&self, packet: &mut [u8]) {
+        let Some((_, last)) = self.under_way else { return };
+        let start = headers::ip_header_len_of(packet);
+        let is_bare = packet[start + 13] & (TCP_SYN | TCP_FIN | TCP_RST) == 0 && headers::has_no_payload(packet);
+        let Some(sequence) = packet[start + 4..].first_chunk_mut() else { return };
+        if is_bare && is_after(last, u32::from_be_bytes(*sequence)) {
+            *sequence = last.to_be_bytes();
+        }
     }
 
     /// Remembers what was sent, and so may be quoted by an ICMP error.
@@ -627,6 +646,7 @@ impl Flow {
                 });
             }
         }
+        replies.iter_mut().for_each(|reply| inner.put_after_what_was_sent(reply));
         inner.settle(now, true)
     }
 
