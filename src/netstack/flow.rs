@@ -467,8 +467,10 @@ impl Inner {
     fn put_after_what_was_sent(&self, packet: &mut [u8]) {
         let Some((_, last)) = self.under_way else { return };
         let start = headers::ip_header_len_of(packet);
-        let is_bare = packet[start + 13] & (TCP_SYN | TCP_FIN | TCP_RST) == 0 && headers::has_no_payload(packet);
-        let Some(sequence) = packet[start + 4..].first_chunk_mut() else { return };
+        let is_all_header = headers::has_no_payload(packet);
+        let Some(segment) = packet.get_mut(start..start + headers::TCP_HEADER_LEN) else { return };
+        let is_bare = is_all_header && segment[13] & (TCP_SYN | TCP_FIN | TCP_RST) == 0;
+        let Some(sequence) = segment[4..].first_chunk_mut() else { return };
         if is_bare && is_after(last, u32::from_be_bytes(*sequence)) {
             *sequence = last.to_be_bytes();
         }
