@@ -14,9 +14,17 @@ export RUST_BACKTRACE="${ADIT_BACKTRACE:-0}"
 start=$SECONDS
 status=0
 
+# A target that hangs must fail with its name while the others still run. The slowest takes about three minutes.
+limit_s=900
+# With a terminal the tests stay in its foreground, so that Ctrl-C ends them; without one their children are ended, too.
+foreground=$([[ -t 0 ]] && echo "--foreground" || true)
+runner="timeout --verbose --kill-after=10 $foreground $limit_s"
+bounded=(--config "target.'cfg(unix)'.runner = '$runner'")
+
 # Slow tests that are ignored by default run too: nothing is left out here that could run.
-cargo test --no-fail-fast --lib --bins --tests --examples -- --include-ignored --show-output 2>&1 | tee -a "$log" || status=1
-cargo test --no-fail-fast --doc 2>&1 | tee -a "$log" || status=1
+cargo test "${bounded[@]}" --no-fail-fast --lib --bins --tests --examples -- --include-ignored --show-output 2>&1 |
+    tee -a "$log" || status=1
+cargo test "${bounded[@]}" --no-fail-fast --doc 2>&1 | tee -a "$log" || status=1
 
 # Tests print the line too, for those that do not know of the file.
 skips=$({ cat "$ADIT_SKIPS"; grep -a '^SKIPPED: ' "$log"; } | sort -u)
@@ -32,7 +40,12 @@ failed=$(sum failed)
 skipped=$(( $(printf '%s' "$skips" | grep -c .) + $(sum ignored) ))
 # A test that says it was skipped returns like one that passed.
 passed=$(( passed - $(printf '%s' "$skips" | grep -c .) ))
-# A target that does not build, or dies, has no result line.
+# A target that dies, or is ended at its limit, has no result line; one that does not build has not even begun.
+died=$(awk -v results="$results" '
+    /^ +(Running|Doc-tests) / { total += open; open = 1 }
+    $0 ~ results { open = 0 }
+    END { print total + open }' "$log")
+failed=$(( failed + died ))
 if (( status != 0 && failed == 0 )); then failed=1; fi
 
 if (( skipped > 0 )); then
