@@ -1,0 +1,121 @@
+//! docs/security.md against the code: each row's files and tests exist, and each test that carries an id has its row.
+//!
+//! An id is a letter and two digits: `S` promise, `F` fault, `U` abuse of the configuration socket, `Z` fuzzing. A
+//! test carries it as the beginning of its name: `s_03_…` proves `S-03`.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LEDGER: &str = "docs/security.md";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A row of the ledger: the cells between the bars.
+fn rows() -> Vec<Vec<String>> {
+    let text = fs::read_to_string(root().join(LEDGER)).unwrap();
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    text.lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| id ") && !line.starts_with("| defect "))
+        .map(cells)
+        .collect()
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// `S-03` of `s_03_no_dh`, if the name begins with an id.
+fn id_of(name: &str) -> Option<String> {
+    let bytes = name.as_bytes();
+    let is_id = bytes.len() > 5
+        && b"sfuz".contains(&bytes[0])
+        && bytes[1] == b'_'
+        && bytes[2..4].iter().all(u8::is_ascii_digit)
+        && bytes[4] == b'_';
+    is_id.then(|| format!("{}-{}", name[..1].to_uppercase(), &name[2..4]))
+}
+
+fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every test that carries an id: `file::function`.
+fn tests_with_ids() -> BTreeSet<String> {
+    let mut files = Vec::new();
+    rust_files(&root().join("src"), &mut files);
+    rust_files(&root().join("tests"), &mut files);
+    let mut tests = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let path = file.strip_prefix(root()).unwrap().display().to_string();
+        let names = text.lines().filter_map(|line| line.trim_start().strip_prefix("fn ")?.split('(').next());
+        tests.extend(names.filter(|name| id_of(name).is_some()).map(|name| format!("{path}::{name}")));
+    }
+    tests
+}
+
+#[test]
+fn every_row_names_code_and_tests_that_exist() {
+    let mut problems = Vec::new();
+    for row in rows() {
+        let [id, _, code, tests] = row.as_slice() else {
+            problems.push(format!("not four cells: {row:?}"));
+            continue;
+        };
+        for file in quoted(code) {
+            if !root().join(file).exists() {
+                problems.push(format!("{id}: there is no {file}"));
+            }
+        }
+        if tests.starts_with("does not apply: ") {
+            continue;
+        }
+        if quoted(tests).is_empty() {
+            problems.push(format!("{id} names no test"));
+        }
+        let is_id = id.len() == 4 && id.as_bytes()[1] == b'-';
+        let mut carries = !is_id;
+        for test in quoted(tests) {
+            let Some((file, function)) = test.split_once("::") else {
+                problems.push(format!("{id}: a test is `file::function`, not `{test}`"));
+                continue;
+            };
+            let text = fs::read_to_string(root().join(file)).unwrap_or_default();
+            if !text.contains(&format!("fn {function}(")) {
+                problems.push(format!("{id}: there is no test {test}"));
+            }
+            carries |= id_of(function).as_ref() == Some(id);
+        }
+        if !carries {
+            problems.push(format!("{id}: none of its tests carries the id"));
+        }
+    }
+    assert!(problems.is_empty(), "{LEDGER}:\n  {}", problems.join("\n  "));
+}
+
+#[test]
+fn every_test_with_an_id_has_its_row() {
+    let rows = rows();
+    let missing: Vec<String> = tests_with_ids()
+        .into_iter()
+        .filter(|test| {
+            let id = id_of(test.rsplit("::").next().unwrap()).unwrap();
+            !rows.iter().any(|row| row[0] == id && quoted(row.last().unwrap()).contains(&test.as_str()))
+        })
+        .collect();
+    assert!(missing.is_empty(), "{LEDGER} has no row with the id of:\n  {}", missing.join("\n  "));
+}
