@@ -34,7 +34,7 @@ use super::config::{Config, Interface, Service};
 use super::health::{Families, Health};
 use super::names::Names;
 use super::reload;
-use super::services::{Bound, Counters, Failure, Limits, Services};
+use super::services::{Bound, Counters, Failure, Limits, Services, network};
 use super::tunnel::Tunnel;
 use super::{figures, pings};
 use crate::device::config::{ApplyError, Update};
@@ -452,7 +452,7 @@ impl Drop for Alarm {
 }
 
 fn listen(address: SocketAddr) -> Result<(SocketAddr, TcpListener), StartError> {
-    let listener = TcpListener::bind(address).map_err(|source| StartError::Metrics { address, source })?;
+    let listener = network::listener(address).map_err(|source| StartError::Metrics { address, source })?;
     Ok((address, listener))
 }
 

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::Context;
 use super::dial::resolve;
 use super::failure::Failure;
-use super::network::{DatagramSocket, Network};
+use super::network::{DatagramSocket, Network, receive};
 use super::relay::BUFFER_BYTES;
 use crate::proxy::config::{Target, UdpProxyTunnel};
 
@@ -76,15 +76,7 @@ pub(super) async fn serve<N: Network>(
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let (length, client) = tokio::select! {
-            received = socket.recv_from(&mut buffer) => match received {
-                Ok(received) => received,
-                Err(error) => {
-                    // Said of an earlier answer to a client that is gone; nothing is lost.
-                    tracing::debug!(%error, "a datagram could not be received");
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-            },
+            received = receive(&socket, &mut buffer) => received,
             Some(_) = tasks.join_next() => {
                 // By its task and not by its client, who may have a new mapping by now.
                 mappings.retain(|_, mapping| !mapping.task.is_finished());

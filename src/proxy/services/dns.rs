@@ -22,7 +22,7 @@ use super::Context;
 use super::clients::{Clients, HalfOpen, report};
 use super::dial::dial;
 use super::failure::Failure;
-use super::network::{DatagramSocket, Network};
+use super::network::{DatagramSocket, Network, receive};
 use super::relay::{BUFFER_BYTES, relay};
 use crate::proxy::config::{Host, Target};
 
@@ -69,14 +69,7 @@ async fn queries<N: Network>(socket: Arc<UdpSocket>, context: &Arc<Context<N>>) 
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let (length, client) = tokio::select! {
-            received = socket.recv_from(&mut buffer) => match received {
-                Ok(received) => received,
-                Err(error) => {
-                    tracing::debug!(%error, "a query could not be received");
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-            },
+            received = receive(&socket, &mut buffer) => received,
             Some(ended) = tasks.join_next() => {
                 report(ended);
                 continue;

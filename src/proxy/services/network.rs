@@ -8,7 +8,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
@@ -21,6 +21,9 @@ const BACKLOG: i32 = 4096;
 pub(crate) const KEEPALIVE_TIME: Duration = Duration::from_secs(120);
 /// Then every so often, until the system gives up (Linux: after 9 times).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Before a socket that said an error is asked for the next datagram.
+const RECEIVE_PAUSE: Duration = Duration::from_millis(1);
 
 /// A network in which connections can be made and taken.
 pub trait Network: Clone + Send + Sync + 'static {
@@ -96,18 +99,11 @@ impl Network for HostNetwork {
     }
 
     fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
-        // Connections of a run before this one, in TIME_WAIT, are no reason to fail.
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
+        TcpListener::from_std(listener(address)?)
     }
 
     fn bind(&self, address: SocketAddr) -> io::Result<UdpSocket> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), None)?;
-        socket.bind(&address.into())?;
-        UdpSocket::from_std(socket.into())
+        UdpSocket::from_std(bound(address, Type::DGRAM, |_| Ok(()))?.into())
     }
 
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
@@ -123,6 +119,50 @@ impl Network for HostNetwork {
     /// None that is known: the host's names are resolved by its own system.
     fn resolvers(&self) -> Vec<SocketAddr> {
         Vec::new()
+    }
+}
+
+/// A socket at `address`. All addresses of IPv6 are those of IPv4, too, and on a host without IPv6 those of IPv4 alone.
+fn bound(address: SocketAddr, kind: Type, prepare: fn(&Socket) -> io::Result<()>) -> io::Result<Socket> {
+    let bind = |address: SocketAddr| {
+        let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), None)?;
+        if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+            socket.set_only_v6(false)?;
+        }
+        prepare(&socket)?;
+        socket.bind(&address.into())?;
+        Ok::<_, io::Error>(socket)
+    };
+    match bind(address) {
+        Err(error)
+            if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                && matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) =>
+        {
+            bind((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        bound => bound,
+    }
+}
+
+/// Listens without blocking.
+pub(crate) fn listener(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    // Connections of a run before this one, in TIME_WAIT, are no reason to fail.
+    let socket = bound(address, Type::STREAM, |socket| socket.set_reuse_address(true))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The next datagram of a socket of the host. Errors are said of earlier answers to clients that are gone, and nothing is
+/// lost with them; one that stays costs a call for each [`RECEIVE_PAUSE`].
+pub(super) async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, SocketAddr) {
+    loop {
+        match socket.recv_from(buffer).await {
+            Ok(received) => return received,
+            Err(error) => {
+                tracing::debug!(%error, "a datagram could not be received");
+                tokio::time::sleep(RECEIVE_PAUSE).await;
+            }
+        }
     }
 }
 
