@@ -17,9 +17,8 @@ fn root() -> &'static Path {
 /// A row of the ledger: the cells between the bars.
 fn rows() -> Vec<Vec<String>> {
     let text = fs::read_to_string(root().join(LEDGER)).unwrap();
-    let cells = |line: &str| -> Vec<String> {
-        line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
-    };
+    let cells =
+        |line: &str| -> Vec<String> { line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect() };
     text.lines()
         .filter(|line| line.starts_with("| ") && !line.starts_with("| id ") && !line.starts_with("| defect "))
         .map(cells)

@@ -880,15 +880,85 @@ mod tests {
         packet.len() - 20 - usize::from(packet[32] >> 4) * 4
     }
 
-    #[test]
-    fn keepalives_wait_for_silence_and_for_a_peer_that_knows_the_connection() {
+    /// A client, and a server that it waits to confirm its connection to.
+    fn offered(now: Instant) -> (Arc<Flow>, Arc<Flow>) {
         let (here, there): (SocketAddr, SocketAddr) = (([10, 0, 0, 1], 4000).into(), ([10, 0, 0, 2], 80).into());
-        let mut now = Instant::from_secs(1);
         let client = Flow::connect(FlowKey { local: here, remote: there }, 0, &parameters(), now);
         let listener = Listener::new(there);
         let server = Flow::accept(FlowKey { local: there, remote: here }, 0, &parameters(), listener, now);
         deliver(&server, &emitted(&client, now), now);
         deliver(&client, &emitted(&server, now), now);
+        (client, server)
+    }
+
+    /// Two ends of a connection.
+    fn connected(now: Instant) -> (Arc<Flow>, Arc<Flow>) {
+        let (client, server) = offered(now);
+        deliver(&server, &emitted(&client, now), now);
+        (client, server)
+    }
+
+    fn write(flow: &Flow, bytes: &[u8], now: Instant) {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(matches!(flow.poll_write(&mut context, bytes, now).0, Poll::Ready(Ok(len)) if len == bytes.len()));
+    }
+
+    fn sequence(packet: &[u8]) -> u32 {
+        u32::from_be_bytes(packet[24..28].try_into().unwrap())
+    }
+
+    /// Three of them while only the FIN is under way, and smoltcp would repeat it fast, and then never again.
+    #[test]
+    fn a_fin_is_repeated_until_it_is_acknowledged_whatever_duplicates_come() {
+        let mut now = Instant::from_secs(1);
+        let (client, server) = connected(now);
+        write(&client, b"question", now);
+        deliver(&server, &emitted(&client, now), now);
+        now += Duration::from_secs(1).into();
+        let acknowledgement = emitted(&server, now);
+        assert_eq!(acknowledgement.len(), 1);
+        deliver(&client, &acknowledgement, now);
+        client.shutdown_write(now).unwrap();
+        let is_fin = |packets: &[Vec<u8>]| packets.len() == 1 && packets[0][33] & TCP_FIN != 0;
+        assert!(is_fin(&emitted(&client, now)));
+        for _ in 0..2 * DUPLICATES {
+            deliver(&client, &acknowledgement, now);
+            let _lost = emitted(&client, now);
+        }
+        // Neither is the last of them the one that ends it.
+        for _ in 0..3 {
+            now += Duration::from_secs(10).into();
+            let _ = client.look(now);
+            assert!(is_fin(&emitted(&client, now)));
+        }
+    }
+
+    /// A receiver takes no notice of an acknowledgement whose sequence number lies before its window.
+    #[test]
+    fn after_a_timeout_acknowledgements_still_follow_all_that_was_sent() {
+        let mut now = Instant::from_secs(1);
+        let (client, server) = connected(now);
+        write(&client, &[7; 8000], now);
+        let end_of = |packets: &[Vec<u8>]| {
+            packets.iter().map(|packet| sequence(packet) + payload_len(packet) as u32).max().unwrap()
+        };
+        let end = end_of(&emitted(&client, now));
+        // The first segment again, alone; of the others nothing is known.
+        now += Duration::from_secs(2).into();
+        let _ = client.look(now);
+        assert!(end_of(&emitted(&client, now)) < end);
+        write(&server, b"anything", now);
+        deliver(&client, &emitted(&server, now), now);
+        now += (2 * ACK_DELAY).into();
+        let answer = emitted(&client, now);
+        assert_eq!(answer.iter().map(|packet| payload_len(packet)).collect::<Vec<_>>(), [0]);
+        assert_eq!(sequence(&answer[0]), end);
+    }
+
+    #[test]
+    fn keepalives_wait_for_silence_and_for_a_peer_that_knows_the_connection() {
+        let mut now = Instant::from_secs(1);
+        let (client, server) = offered(now);
         let _ = client.set_keepalive(Some(INTERVAL), now);
         let confirmation = emitted(&client, now);
         assert_eq!(confirmation.iter().map(|packet| payload_len(packet)).collect::<Vec<_>>(), [0]);
@@ -899,8 +969,7 @@ mod tests {
 
         // Something comes from there.
         deliver(&server, &confirmation, now);
-        let mut context = Context::from_waker(std::task::Waker::noop());
-        assert!(matches!(server.poll_write(&mut context, b"welcome", now).0, Poll::Ready(Ok(7))));
+        write(&server, b"welcome", now);
         deliver(&client, &emitted(&server, now), now);
         // It is acknowledged, a moment later.
         now += Duration::from_secs(1).into();
