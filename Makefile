@@ -31,7 +31,7 @@ demo: ## A tunnel between two namespaces, and a sidecar (root); without root, a 
 bench: ## Side by side with other implementations, end to end (root, half an hour; BENCH_ARGS=--quick: minutes)
 	@if [ "$$(id -u)" != 0 ]; then echo "bench: needs root, for network namespaces and TUN devices" >&2; exit 2; fi
 	scripts/install-tools.sh
-	cargo build --release --bin adit --example handshake_load
+	cargo build --release --bin adit --example handshake_load --example stranger_flood
 	benches/e2e/run.py $(BENCH_ARGS)
 
 fuzz: ## Builds the fuzz targets, where cargo-fuzz and a nightly toolchain are installed

@@ -14,8 +14,11 @@ use testbed::{Namespace, Scratch, run_to_end, try_run_to_end};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Examples that have a test of their own here, and why.
-const SPECIAL: [(&str, &str); 2] =
-    [("device", "makes a TUN: runs in a namespace"), ("handshake_load", "a tool of the benchmarks: needs arguments")];
+const SPECIAL: [(&str, &str); 3] = [
+    ("device", "makes a TUN: runs in a namespace"),
+    ("handshake_load", "a tool of the benchmarks: needs arguments"),
+    ("stranger_flood", "another one"),
+];
 
 /// All of them, by name.
 fn examples() -> Vec<String> {
@@ -102,4 +105,16 @@ fn the_handshake_load_example_makes_initiations() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1 + 2, "a private key and two public ones");
     assert!(!create(&[]).expect("it runs").status.success(), "it says how it is used");
+}
+
+#[test]
+fn the_stranger_flood_example_floods() {
+    let (nobody, key) = (std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback is there"), "A".repeat(43) + "=");
+    let to = nobody.local_addr().expect("it is bound").to_string();
+    for kind in ["wrong-mac1", "right-mac1", "unknown-index"] {
+        let said = run_to_end(Command::new(program("stranger_flood")).args([kind, &key, &to, "0.1", "1000", "0"]), LIMIT);
+        assert!(said.starts_with("{\"sent\": ") && !said.starts_with("{\"sent\": 0,"), "{said}");
+    }
+    let wrong = try_run_to_end(Command::new(program("stranger_flood")).args(["any", &key, &to, "1", "1", "0"]), LIMIT);
+    assert!(!wrong.expect("it runs").status.success(), "it says what it does not know");
 }

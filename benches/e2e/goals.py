@@ -45,6 +45,12 @@ def goals():
     # What `top` shows as 0.0 %.
     yield Goal("idle_cpu", ADIT, None, 0.05)
     yield Goal("tcp_reordered_per_gb", ADIT, BARE, 1.0)
+    for kept in ("strangers_wrong_kept", "strangers_wrong_keptr"):
+        yield Goal(kept, ADIT, None, 90)
+    for answered in ("strangers_wrong_answered", "strangers_wrong_answeredr"):
+        yield Goal(answered, ADIT, None, 0)
+    yield Goal("strangers_newcomer", ADIT, None, 10)
+    yield Goal("strangers_memory", ADIT, None, 32)
     yield Goal("sidecar_tcp1", SIDECAR, ONETUN, 2.0)
     yield Goal("sidecar_tcp1", SIDECAR, ADIT, 0.35, 0.6)
     yield Goal("connections", SIDECAR, None, 1000)

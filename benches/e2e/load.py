@@ -1,4 +1,4 @@
-"""The load: iperf3, the generators of `traffic.rs`, and the example `handshake_load`."""
+"""The load: iperf3, the generators of `traffic.rs`, and the examples `handshake_load` and `stranger_flood`."""
 
 import contextlib
 import json
@@ -141,3 +141,21 @@ class Initiations:
     def send(self, link, address, seconds, window):
         words = (self.program, "send", str(self.file), str(self.INITIATORS), address, f"{seconds:g}", str(window))
         return parse(run(*link.inside(RIGHT, *words), limit=seconds + GRACE), "handshake_load")
+
+
+@contextlib.contextmanager
+def strangers(link, program, kind, key, address, seconds, per_second, sources):
+    """A flood from the right. Gives what can be asked for its report."""
+    words = (program, kind, key, address, f"{seconds:g}", str(per_second), str(sources))
+    process = subprocess.Popen(link.inside(RIGHT, *words), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    def report():
+        output, _ = process.communicate(timeout=seconds + GRACE)
+        return parse(output, "stranger_flood")
+
+    try:
+        yield report
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

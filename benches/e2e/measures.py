@@ -37,6 +37,13 @@ HANDSHAKES_WINDOW = 4
 # After this the traffic's last timers are those that fire at ten seconds.
 IDLE_SETTLE = 1.5
 IDLE_SECONDS = 5.0
+# Strangers: so many datagrams a second, at the tunnel's port and at one where nobody listens.
+STRANGERS_RATE, SPOOFED_RATE, SPOOFED_SOURCES = 100_000, 50_000, 1_000_000
+CLOSED_PORT = 51_999
+# The flood is at its rate by then.
+FLOOD_START = 0.3
+# A peer that was not there before has shaken hands by then, or does not count.
+NEWCOMER_LIMIT = 20.0
 # Through a sidecar: iperf3's own port, and the generators'.
 FORWARDED = (5201, TRAFFIC_PORT)
 CONNECTIONS = 1000
@@ -80,6 +87,8 @@ class Settings:
     udp_segmentation: bool
     traffic: load.Traffic
     initiations: load.Initiations | None
+    # The example `stranger_flood`.
+    strangers: str
     logs: pathlib.Path
     # Whose TUN device is at the far end of sidecars.
     far: tunnels.Implementation | None = None
@@ -398,6 +407,53 @@ def handshakes(bench):
     }
 
 
+def strangers(bench):
+    """TCP beside floods of those who know no key of ours, and beside the same floods at a port where nobody listens."""
+    left = bench.tunnel.interfaces[0]
+    yield {"strangers_none": bench.tcp().gbits, "strangers_noner": bench.tcp("-R").gbits}
+    for suffix, words in (("", ()), ("r", ("-R",))):
+        for kind in ("wrong-mac1", "unknown-index"):
+            name = f"strangers_{kind.split('-')[0]}"
+            closed, _ = beside(bench, kind, CLOSED_PORT, words)
+            moved, report = beside(bench, kind, PORT, words)
+            yield {
+                f"{name}{suffix}": moved, f"{name}_kept{suffix}": 100 * moved / closed if closed else math.nan,
+                f"{name}_kpps{suffix}": report["sent"] / report["seconds"] / 1000,
+                f"{name}_answered{suffix}": report["answered"],
+            }
+    memory = left.peak_memory_mb()
+    with flooding(bench, "right-mac1", PORT, NEWCOMER_LIMIT, SPOOFED_RATE, SPOOFED_SOURCES):
+        time.sleep(FLOOD_START)
+        yield {"strangers_right": bench.tcp().gbits}
+        yield {"strangers_newcomer": bench.tunnel.newcomer(NEWCOMER_LIMIT)}
+    yield {"strangers_memory": left.peak_memory_mb() - memory}
+
+
+def flooding(bench, kind, port, seconds, per_second, sources=0):
+    left = bench.tunnel.interfaces[0]
+    address = f"{bench.link.outer(LEFT)}:{port}"
+    return load.strangers(
+        bench.link, bench.settings.strangers, kind, left.public_key(), address, seconds, per_second, sources)
+
+
+def beside(bench, kind, port, words):
+    """The goodput of a stream meanwhile, and what the flood reports."""
+    with flooding(bench, kind, port, bench.seconds + 2 * FLOOD_START, STRANGERS_RATE) as report:
+        time.sleep(FLOOD_START)
+        moved = bench.tcp(*words).gbits
+        return moved, report()
+
+
+def stranger_metrics(kind, title):
+    name = f"strangers_{kind}"
+    return tuple(metric for suffix, way in (("", "out"), ("r", "in")) for metric in (
+        Metric(f"{name}{suffix}", f"TCP 1 stream {way}, beside {title}", "Gbit/s", True),
+        Metric(f"{name}_kept{suffix}", f"TCP 1 stream {way}: of that beside the same at a closed port", "%", True),
+        Metric(f"{name}_kpps{suffix}", f"TCP 1 stream {way}: what the strangers sent", "kpps", None, shown=False),
+        Metric(f"{name}_answered{suffix}", f"TCP 1 stream {way}: answers to the strangers", "datagrams"),
+    ))
+
+
 def mixed(bench):
     yield {"mixed_tcp1": bench.tcp().gbits}
     yield {"mixed_tcp1r": bench.tcp("-R").gbits}
@@ -500,6 +556,15 @@ GROUPS = {group.name: group for group in (
         Metric("connections_memory", "near end's peak memory with them", "MB"),
         Metric("connections_memory_each", "near end's peak memory for each of them", "kB"),
     ), connections, lambda *_: SET_UP + 2, "forwarded", bare=False),
+    Group("strangers", "Floods of strangers", (
+        Metric("strangers_none", "TCP 1 stream out, no strangers", "Gbit/s", True),
+        Metric("strangers_noner", "TCP 1 stream in, no strangers", "Gbit/s", True),
+        *stranger_metrics("wrong", f"{STRANGERS_RATE // 1000},000/s of a wrong mac1"),
+        *stranger_metrics("unknown", f"{STRANGERS_RATE // 1000},000/s of an unknown index"),
+        Metric("strangers_right", f"TCP 1 stream out, beside {SPOOFED_RATE // 1000},000/s of a right mac1", "Gbit/s", True),
+        Metric("strangers_newcomer", "a new peer's first answer beside them", "s"),
+        Metric("strangers_memory", "the daemon's peak memory beside them, above before", "MB"),
+    ), strangers, lambda s, _: SET_UP + 10 * (s + START) + NEWCOMER_LIMIT / 2, bare=False),
     Group("mixed", "Mixed pairs: adit on the left, the column's on the right", (
         Metric("mixed_tcp1", "TCP 1 stream, adit sends", "Gbit/s", True),
         Metric("mixed_tcp1r", "TCP 1 stream, adit receives", "Gbit/s", True),

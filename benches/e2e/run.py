@@ -33,6 +33,7 @@ from results import METRICS, Failed, Results
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HANDSHAKE_LOAD = ROOT / "target/release/examples/handshake_load"
+STRANGER_FLOOD = ROOT / "target/release/examples/stranger_flood"
 TOOLS = ("ip", "wg", "ping", "iperf3", "ethtool", "unshare", "rustc")
 # Where spinning makes no difference, the variant without it would cost time and say nothing.
 NO_SPIN_GROUPS = ("mixes", "pingpong", "paced", "loaded")
@@ -256,10 +257,13 @@ def main():
         else:
             say("no handshakes: `cargo build --release --example handshake_load` builds what they need; `make bench` does")
             args.metrics.remove("handshakes")
+    if "strangers" in args.metrics and not STRANGER_FLOOD.exists():
+        say("no strangers: `cargo build --release --example stranger_flood` builds what they need; `make bench` does")
+        args.metrics.remove("strangers")
     first, path = next(iter(builds_of_adit(args).items()))
     far = tunnel.Implementation(first, (path, "-f"))
     settings = Settings(args.seconds, args.quick, args.mtu, args.peers, not args.no_udp_segmentation,
-                        load.Traffic(args.out), initiations, args.out, far)
+                        load.Traffic(args.out), initiations, str(STRANGER_FLOOD), args.out, far)
     # Programs that forward are no partners: they have no interface.
     partner = next((i for i in chosen if i.command and not i.forward and i.name.startswith(ADIT)), None)
     if "mixed" in args.metrics and not partner:

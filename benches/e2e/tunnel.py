@@ -75,6 +75,9 @@ class Interface:
         run("ip", "-n", self.link.names[self.side], "address", "add", address, "dev", self.name)
         run("ip", "-n", self.link.names[self.side], "link", "set", self.name, "mtu", str(mtu), "up")
 
+    def public_key(self):
+        return run(*self.link.inside(self.side, "wg", "show", self.name, "public-key")).strip()
+
     def is_alive(self):
         """Fails with the daemon's exit code once it has ended; true otherwise, and where there is no daemon."""
         if self.daemon and self.daemon.poll() is not None:
@@ -190,6 +193,21 @@ class Tunnel:
         for address in self.addresses:
             wait_until(f"a ping to {address} passes", lambda: all(i.is_alive() for i in self.interfaces) and succeeds(
                 *self.link.inside(LEFT, "ping", "-n", "-c", "1", "-W", "1", address)))
+
+    def newcomer(self, limit):
+        """Seconds until a peer of the left that was not there before has an answer; NaN if that takes too long."""
+        left, old = self.interfaces[0], self.interfaces[1]
+        key, public = key_pair()
+        run(*self.link.inside(LEFT, "wg", "set", left.name, "peer", public, "allowed-ips", "192.168.241.3/32"))
+        new = self.add(RIGHT, old.implementation)
+        new.wait()
+        new.configure(key, PORT + 2, [(left.public_key(), "192.168.241.1/32", f"{self.link.outer(LEFT)}:{PORT}")])
+        new.up("192.168.241.3/24", 1420)
+        begun = time.monotonic()
+        while time.monotonic() < begun + limit:
+            if succeeds(*self.link.inside(RIGHT, "ping", "-n", "-c", "1", "-W", "1", "-I", new.name, "192.168.241.1")):
+                return time.monotonic() - begun
+        return math.nan
 
     def close(self):
         for interface in self.interfaces:
