@@ -6,6 +6,8 @@
 PREFIX ?= /usr/local
 # Cargo's profile for `make static` and `make image`.
 PROFILE ?= release
+# Where cargo-auditable is installed, the program says by itself what it was built from (cargo audit bin, trivy, syft).
+AUDITABLE := $(shell command -v cargo-auditable >/dev/null && echo auditable)
 # What `make bench` passes on, for instance: make bench BENCH_ARGS=--quick
 BENCH_ARGS ?=
 
@@ -46,7 +48,7 @@ image: static ## The container image adit:VERSION, from nothing but the static p
 	scripts/image.sh
 
 install: ## The program, man pages, completions and units, under PREFIX (/usr/local)
-	cargo build --release --bin adit
+	cargo $(AUDITABLE) build --release --bin adit
 	install -D -m 0755 target/release/adit $(DESTDIR)$(PREFIX)/bin/adit
 	install -D -m 0644 docs/man/adit.8 $(DESTDIR)$(PREFIX)/share/man/man8/adit.8
 	install -D -m 0644 docs/man/adit-proxy.8 $(DESTDIR)$(PREFIX)/share/man/man8/adit-proxy.8

@@ -15,12 +15,27 @@ if [[ -n "$bare" ]]; then
 else
     echo "--- no bare-metal target is installed (rustup target add thumbv7em-none-eabihf): not built for one"
 fi
+# The oldest compiler that is promised.
+msrv=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+if [[ "$(rustc --version)" == "rustc $msrv."* ]]; then
+    echo "--- this compiler is the oldest that is promised, $msrv"
+elif rustup toolchain list 2>/dev/null | grep -q "^$msrv"; then
+    step cargo "+$msrv" check --all-targets
+else
+    echo "--- Rust $msrv, the oldest that is promised, is not installed (rustup toolchain install $msrv): not built with it"
+fi
 # The packet AEAD in pure Rust.
 step cargo clippy --lib --bins --no-default-features --features daemon -- -D warnings
 # Module heads may point to what is private: they are for who reads the source as well.
 RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" step cargo doc --no-deps --lib --quiet
 if command -v cargo-deny >/dev/null; then
-    step cargo deny check
+    step cargo deny --log-level error check --hide-inclusion-graph licenses bans sources
+    # The database of advisories lies on GitHub, and a firewall may stand before it.
+    if cargo deny --log-level off fetch db 2>/dev/null; then
+        step cargo deny --log-level error check --hide-inclusion-graph advisories
+    else
+        echo "--- the database of advisories cannot be reached: not checked"
+    fi
 else
     echo "--- cargo-deny is not installed: licences and advisories not checked"
 fi

@@ -19,7 +19,8 @@ if [[ "${1:-}" != --demo ]]; then
         [ethtool]=ethtool [sysctl]=procps [capsh]=libcap2-bin
         [curl]=curl [dig]=bind9-dnsutils [buildah]=buildah [python3]=python3
     )
-    crate_of+=([boringtun-cli]=boringtun-cli@0.7.1 [gotatun]=gotatun-cli@0.10.2 [onetun]=onetun@0.3.10)
+    crate_of+=([boringtun-cli]=boringtun-cli@0.7.1 [gotatun]=gotatun-cli@0.10.2 [onetun]=onetun@0.3.10
+        [cargo-deny]=cargo-deny@0.20.2 [cargo-auditable]=cargo-auditable@0.7.7)
 fi
 
 packages=()

@@ -18,6 +18,10 @@ program=target/static/adit
 if [[ "$profile" != release ]]; then program=target/static/$profile/adit; fi
 architecture=$(rustc -vV | sed -n 's/^host: \([^-]*\)-.*/\1/p')
 
+# The list of what it was built from goes into the program, where the tool for that is installed.
+auditable=()
+if command -v cargo-auditable >/dev/null; then auditable=(auditable); fi
+
 has_musl() {
     command -v rustup >/dev/null && rustup target list --installed | grep -qFx "$architecture-unknown-linux-musl" &&
         { command -v musl-gcc || command -v "$architecture-linux-musl-gcc"; } >/dev/null
@@ -30,7 +34,7 @@ build() {
     # - Without --target the flags would be for build scripts and procedural macros too, and a macro cannot be static.
     local flags="-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\""
     RUSTFLAGS="${RUSTFLAGS:-} $flags" CARGO_PROFILE_RELEASE_STRIP=debuginfo \
-        cargo build --profile "$profile" --bin adit --target "$target" >&2 || return
+        cargo "${auditable[@]}" build --profile "$profile" --bin adit --target "$target" >&2 || return
     install -D -m 0755 "target/$target/$folder/adit" "$program"
 }
 

@@ -98,6 +98,27 @@ fn the_static_program_runs_in_an_empty_root() {
     check_alone(scratch.path(), "/adit");
 }
 
+/// By what cargo-auditable writes into it: tools that look for known vulnerabilities need no source.
+#[test]
+fn the_static_program_lists_what_it_was_built_from() {
+    if Command::new("cargo-auditable").arg("--version").output().is_err() {
+        return skip(name_of(&|| ()), "cargo-auditable is not installed (scripts/install-tools.sh)");
+    }
+    let program = static_program();
+    let scratch = Scratch::new();
+    let section = scratch.file("section");
+    let dump = format!("--dump-section=.dep-v0={}", section.display());
+    run_to_end(Command::new("objcopy").arg(dump).arg(&program).arg(scratch.file("copy")), COMMAND_LIMIT);
+    let script = "import sys, zlib; sys.stdout.buffer.write(zlib.decompress(open(sys.argv[1], 'rb').read()))";
+    let text = run_to_end(Command::new("python3").args(["-c", script]).arg(&section), COMMAND_LIMIT);
+    let list: serde_json::Value = serde_json::from_str(&text).expect("the list is JSON");
+    let names: Vec<&str> =
+        list["packages"].as_array().expect("a list").iter().filter_map(|p| p["name"].as_str()).collect();
+    for linked in ["adit", "ring", "smoltcp", "zeroize"] {
+        assert!(names.contains(&linked), "{linked} is not among {names:?}");
+    }
+}
+
 // --- The image ----------------------------------------------------------------------------------
 
 /// buildah on a storage of the test's own.

@@ -112,7 +112,8 @@ fn the_stranger_flood_example_floods() {
     let (nobody, key) = (std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback is there"), "A".repeat(43) + "=");
     let to = nobody.local_addr().expect("it is bound").to_string();
     for kind in ["wrong-mac1", "right-mac1", "unknown-index"] {
-        let said = run_to_end(Command::new(program("stranger_flood")).args([kind, &key, &to, "0.1", "1000", "0"]), LIMIT);
+        let said =
+            run_to_end(Command::new(program("stranger_flood")).args([kind, &key, &to, "0.1", "1000", "0"]), LIMIT);
         assert!(said.starts_with("{\"sent\": ") && !said.starts_with("{\"sent\": 0,"), "{said}");
     }
     let wrong = try_run_to_end(Command::new(program("stranger_flood")).args(["any", &key, &to, "1", "1", "0"]), LIMIT);
