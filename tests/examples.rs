@@ -5,10 +5,10 @@ mod testbed;
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use std::{env, fs};
 
-use testbed::{Namespace, Scratch, run_to_end, try_run_to_end};
+use testbed::{Namespace, Scratch, example, run_to_end, try_run_to_end};
 
 /// Far more than any of them takes, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -34,25 +34,6 @@ fn examples() -> Vec<String> {
     names
 }
 
-/// The program, which the test run has built; a run of this test alone builds it here.
-fn program(name: &str) -> PathBuf {
-    let test = env::current_exe().expect("this test is a program");
-    let folder = test.parent().and_then(|deps| deps.parent()).expect("tests lie in deps").join("examples");
-    let program = folder.join(name);
-    let modified = |path: &PathBuf| path.metadata().and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    // One that is older than its source was left by an earlier build.
-    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}.rs"));
-    if modified(&program) < modified(&source) {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        if folder.ends_with("release/examples") {
-            build.arg("--release");
-        }
-        assert!(build.status().expect("cargo runs").success(), "{name} is built");
-    }
-    program
-}
-
 #[test]
 fn every_example_runs() {
     let names = examples();
@@ -63,7 +44,7 @@ fn every_example_runs() {
         assert!(names.iter().any(|known| known == name), "{name} is gone");
     }
     for name in names.iter().filter(|name| SPECIAL.iter().all(|(special, _)| special != name)) {
-        let said = run_to_end(&mut Command::new(program(name)), LIMIT);
+        let said = run_to_end(&mut Command::new(example(name)), LIMIT);
         println!("--- {name}\n{said}");
         assert!(!said.trim().is_empty(), "{name} says what happened");
     }
@@ -73,7 +54,7 @@ fn every_example_runs() {
 fn the_device_example_moves_packets() {
     privileged!();
     let namespace = Namespace::new("example");
-    let said = run_to_end(&mut namespace.command(program("device")), LIMIT);
+    let said = run_to_end(&mut namespace.command(example("device")), LIMIT);
     println!("{said}");
     assert!(said.contains("ping 3: there and back"), "{said}");
     assert!(said.contains("the device ended: Requested"), "{said}");
@@ -84,7 +65,7 @@ fn the_device_example_moves_packets() {
 /// Without the privilege it changes nothing, and says why.
 #[test]
 fn the_device_example_says_what_it_lacks() {
-    let program = program("device");
+    let program = example("device");
     let mut command = if testbed::missing(&["ip", "setpriv"]).is_none() {
         let mut command = Command::new("setpriv");
         command.args(["--bounding-set=-net_admin", "--inh-caps=-all"]).arg(program);
@@ -100,7 +81,7 @@ fn the_device_example_says_what_it_lacks() {
 fn the_handshake_load_example_makes_initiations() {
     let scratch = Scratch::new();
     let file = scratch.file("initiations");
-    let create = |arguments: &[&str]| try_run_to_end(Command::new(program("handshake_load")).args(arguments), LIMIT);
+    let create = |arguments: &[&str]| try_run_to_end(Command::new(example("handshake_load")).args(arguments), LIMIT);
     let output = create(&["create", file.to_str().expect("a path in ASCII"), "2", "3"]).expect("it runs");
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1 + 2, "a private key and two public ones");
@@ -113,9 +94,9 @@ fn the_stranger_flood_example_floods() {
     let to = nobody.local_addr().expect("it is bound").to_string();
     for kind in ["wrong-mac1", "right-mac1", "unknown-index"] {
         let said =
-            run_to_end(Command::new(program("stranger_flood")).args([kind, &key, &to, "0.1", "1000", "0"]), LIMIT);
+            run_to_end(Command::new(example("stranger_flood")).args([kind, &key, &to, "0.1", "1000", "0"]), LIMIT);
         assert!(said.starts_with("{\"sent\": ") && !said.starts_with("{\"sent\": 0,"), "{said}");
     }
-    let wrong = try_run_to_end(Command::new(program("stranger_flood")).args(["any", &key, &to, "1", "1", "0"]), LIMIT);
+    let wrong = try_run_to_end(Command::new(example("stranger_flood")).args(["any", &key, &to, "1", "1", "0"]), LIMIT);
     assert!(!wrong.expect("it runs").status.success(), "it says what it does not know");
 }

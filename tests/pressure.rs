@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use adit::key::{PrivateKey, PublicKey};
 use testbed::{
-    Capture, Heard, Keys, Namespace, Node, Pace, Pair, PairOptions, ScriptedSocket, Strangers, TcpLoad, UdpFlood,
-    echo_reply, echo_request, forged_initiation, paced, ping_with, wait_until,
+    Capture, Heard, Keys, Namespace, Node, Pace, Pair, PairOptions, Process, Scratch, ScriptedSocket, Strangers,
+    TcpLoad, UdpFlood, echo_reply, echo_request, example, forged_initiation, paced, ping_with, wait_until,
 };
 
 /// Worker threads that the daemons run with, one after the other.
@@ -239,6 +239,39 @@ fn floods_of_strangers_leave_data_alone() {
             replayed = newcomer.peer.initiation();
         }
     }
+}
+
+/// Initiations of a million invented addresses that look right until a Diffie-Hellman take no memory to speak of, and do
+/// not keep out a peer that was never there before.
+#[test]
+fn a_million_strangers_take_no_memory_and_keep_nobody_out() {
+    privileged!("ping", "tcpdump");
+    let _alone = alone();
+    // What a quiet machine needs for all of them, at 50,000 a second.
+    const SECONDS: u64 = 20;
+    const GROWTH_MAX: u64 = 32 << 20;
+    let pair = patient_pair(2);
+    let (strangers, newcomers) = (pair.join("strangers", 9), pair.join("newcomers", 8));
+    // Cookies for them leave, too.
+    pair.left.ns.ip("route add 10.128.0.0/9 via 10.0.9.9");
+    let mut newcomer = scripted_peer(&pair, &newcomers, 8);
+    let before = pair.left.daemon.peak_resident_bytes();
+    let mut command = strangers.command(example("stranger_flood"));
+    command.args(["right-mac1", &pair.left.keys.public, &pair.left_endpoint_from(9).to_string()]);
+    command.args([&SECONDS.to_string(), "50000", "1000000"]);
+    let scratch = Scratch::new();
+    let mut flood = Process::spawn(command, scratch.file("flood"));
+    // Half of it finds the table of sources empty, the other half as full as it gets.
+    std::thread::sleep(Duration::from_secs(SECONDS / 2));
+    let start = Instant::now();
+    let attempts = newcomer.connect(ATTEMPTS_MAX);
+    let took = start.elapsed();
+    check_echo(&mut newcomer, &pair, 8, 1);
+    assert!(flood.wait(PATIENCE).is_some_and(|status| status.success()), "{}", flood.log());
+    let growth = pair.left.daemon.peak_resident_bytes() - before;
+    println!("{}; {growth} bytes; connected at initiation {attempts}, after {took:?}", flood.log().trim());
+    assert!(growth <= GROWTH_MAX, "{growth} bytes");
+    pair.ping_both_ways();
 }
 
 // --- Latency under load ----------------------------------------------------------------------

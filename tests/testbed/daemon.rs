@@ -159,8 +159,17 @@ impl Daemon {
 
     /// Resident memory, in bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let field = status_field(self.pid(), "VmRSS").expect("the daemon runs");
-        1024 * field.trim_end_matches(" kB").trim().parse::<u64>().expect("VmRSS is a number of kB")
+        self.status_bytes("VmRSS")
+    }
+
+    /// The most that it ever was, in bytes.
+    pub fn peak_resident_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM")
+    }
+
+    fn status_bytes(&self, field: &str) -> u64 {
+        let value = status_field(self.pid(), field).expect("the daemon runs");
+        1024 * value.trim_end_matches(" kB").trim().parse::<u64>().expect("it is a number of kB")
     }
 
     /// Processor time used so far, user and system.

@@ -59,7 +59,7 @@ pub use load::{Pace, Strangers, TcpCounters, TcpLoad, UdpFlood, paced, udp_socke
 pub use namespace::{Namespace, veth};
 pub use numbered::{Ledger, NUMBERED_LEN_MIN, write_numbered};
 pub use pair::{Initiator, Node, Outer, Pair, PairOptions};
-pub use process::{Process, Scratch, check_idle, run_to_end, signal, status_field, try_run_to_end};
+pub use process::{Process, Scratch, check_idle, example, run_to_end, signal, status_field, try_run_to_end};
 pub use scripted::{Heard, ScriptedPeer, ScriptedSocket, echo_reply, echo_request, forged_initiation};
 pub use services::{NAME as SERVICE_NAME, Services, dns_address, dns_question};
 pub use sidecar::{

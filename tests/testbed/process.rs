@@ -19,6 +19,26 @@ const IDLE_SETTLE_LIMIT: Duration = Duration::from_secs(20);
 /// How long an idle process is watched.
 const IDLE_WATCH: Duration = Duration::from_secs(5);
 
+/// A program of `examples/`, which the test run has built; a run of one test alone builds it here.
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this test is a program");
+    let folder = test.parent().and_then(|deps| deps.parent()).expect("tests lie in deps").join("examples");
+    let program = folder.join(name);
+    let modified =
+        |path: &PathBuf| path.metadata().and_then(|data| data.modified()).unwrap_or(std::time::SystemTime::UNIX_EPOCH);
+    // One that is older than its source was left by an earlier build.
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}.rs"));
+    if modified(&program) < modified(&source) {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if folder.ends_with("release/examples") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo runs").success(), "{name} is built");
+    }
+    program
+}
+
 /// Runs a command to its end and gives what it printed; fails the test if it fails or takes longer than `limit`.
 #[track_caller]
 pub fn run_to_end(command: &mut Command, limit: Duration) -> String {
