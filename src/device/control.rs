@@ -26,8 +26,9 @@ use tracing::{debug, error};
 
 use super::builder::CloseReason;
 use super::peer::{Endpoint, Peer, Wish};
+use super::time::{now, now_both, to_sleep};
 use super::workers::{EVENTS_MAX, register};
-use super::{HandshakeDatagram, Shared, now, now_both};
+use super::{HandshakeDatagram, Shared};
 use crate::proto::constants::{UNDER_LOAD_AT, UNDER_LOAD_FOR};
 use crate::proto::cookie::CookieChecker;
 use crate::proto::crypto::wipe_stack;
@@ -243,7 +244,7 @@ impl Control {
         let appointment = self.appointments.keys().next().map(|&(at, _)| Instant::from_nanos(at));
         let next = appointment.into_iter().chain(self.bind_retry_at).min()?;
         // epoll counts milliseconds: a moment too late rather than too early, which would spin.
-        Some(next.since(now()) + Duration::from_micros(999))
+        Some(to_sleep(next.since(now())) + Duration::from_micros(999))
     }
 
     /// Makes the appointment for the peer's earliest deadline; a peer that was removed has none.

@@ -5,8 +5,9 @@
 
 use std::sync::atomic::Ordering;
 
+use super::Shared;
 use super::peer::STAGED_BYTES_MAX;
-use super::{Shared, now};
+use super::time::now;
 use crate::proto::constants::HANDSHAKE_QUEUE_MAX;
 use crate::proto::rejected::Rejected;
 

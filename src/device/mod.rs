@@ -16,6 +16,7 @@
 //! | `stretch` | whether a busy thread has its processor for itself |
 //! | `events` | what happens to peers, told as it happens |
 //! | `stats` | drops, counted by rule |
+//! | `time` | the clocks
 //! | `figures` | what the device tells of itself beside its peers, in numbers |
 //!
 //! A worker runs both roads inline, others help it under load; one control thread does everything that is rare. They
@@ -41,11 +42,14 @@ mod send;
 mod spin;
 mod stats;
 mod stretch;
+mod time;
 mod workers;
 
 pub use builder::{Builder, CloseReason, Device, THREADS_MAX, default_threads, queues_for};
 pub use figures::Figures;
 pub use spin::WINDOW_MAX as SPIN_MAX;
+#[doc(hidden)]
+pub use time::accelerate;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
@@ -60,9 +64,8 @@ use crate::proto::constants::HANDSHAKE_QUEUE_MAX;
 use crate::proto::handshake::Identity;
 use crate::proto::messages::{INITIATION_LEN, Message};
 use crate::proto::rejected::Rejected;
-use crate::proto::time::{Instant, Now, UnixTime};
+use crate::proto::time::Instant;
 use crate::proto::tunnel::Authenticated;
-use crate::sys::clock;
 use crate::udp::{Received, Sent, Source, Transmit, Udp, UdpReceiver, UdpSender};
 use events::{Announcer, Event};
 use lookup::IndexTable;
@@ -372,16 +375,6 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
         Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
         Err(TryLockError::WouldBlock) => None,
     }
-}
-
-/// The clock that never goes back and counts through suspend.
-pub(crate) fn now() -> Instant {
-    Instant::from_nanos(clock::boottime_nanos())
-}
-
-/// Both clocks.
-pub(crate) fn now_both() -> Now {
-    Now { instant: now(), unix: UnixTime(clock::unix_time()) }
 }
 
 const _: () = assert!(INITIATION_LEN <= u8::MAX as usize);

@@ -29,7 +29,8 @@ use super::receive::Inbound;
 use super::send::Outbound;
 use super::spin::Spin;
 use super::stretch::Stretches;
-use super::{Shared, Signal, now};
+use super::time::{self, now};
+use super::{Shared, Signal};
 use crate::proto::time::Instant;
 use crate::sys::thread;
 use crate::tun::{Readiness, TunQueue, Wake};
@@ -143,11 +144,11 @@ impl Round {
                 Turn::Gone(error) => return Err(Stopped::TunGone(error)),
                 Turn::Drained => {
                     self.worked = true;
-                    return Ok(super::now());
+                    return Ok(time::now());
                 }
                 Turn::Full => self.worked = true,
             }
-            now = super::now();
+            now = time::now();
             if now.since(start) >= quantum {
                 self.more = true;
                 return Ok(now);
