@@ -25,7 +25,7 @@ api: ## Writes the listing of the public API (docs/api) anew, after a change of 
 	ADIT_WRITE_API=1 cargo test --quiet --test api
 	@git status --short docs/api
 
-demo: ## A tunnel between two namespaces, and a sidecar (root); without root, a page fetched through a tunnel in one process
+demo: ## A tunnel between two namespaces, and a sidecar (root); without root, a page fetched through a tunnel of two processes
 	@if [ "$$(id -u)" = 0 ]; then scripts/install-tools.sh --demo; fi
 	cargo build --release --bin adit
 	scripts/demo.sh target/release/adit

@@ -5,8 +5,7 @@
 #   scripts/demo.sh path/to/adit
 #
 # Needs root; nothing outside of the two namespaces is touched, and both are gone at the end. Without root it first shows
-# what needs none: two devices with TCP/IP stacks of their own, and a page fetched by HTTP through the tunnel between them.
-# Then it tries the rest in a user namespace, which some systems permit.
+# what needs none (demo-unprivileged.sh). Then it tries the rest in a user namespace, which some systems permit.
 set -euo pipefail
 
 adit=$(realpath "${1:?usage: demo.sh path/to/adit}")
@@ -19,7 +18,8 @@ skip() {
 
 if (( EUID != 0 )) && [[ -z "${ADIT_DEMO_IN_USER_NAMESPACE:-}" ]]; then
     echo "demo: not root: first what needs no privileges at all"
-    (cd "$(dirname "$0")/.." && cargo run --release --quiet --example netstack_http_get)
+    "$(dirname "$0")/demo-unprivileged.sh" "$adit"
+    echo
     if unshare -Urnm true 2>/dev/null; then
         echo "demo: now the rest, in a user namespace"
         ADIT_DEMO_IN_USER_NAMESPACE=1 exec unshare -Urnm "$0" "$adit"

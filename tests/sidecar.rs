@@ -687,6 +687,22 @@ fn the_quick_start_of_the_readme() {
     wait_until("all that it started has ended", COMMAND_LIMIT, || ns.pids().is_empty());
 }
 
+/// What `make demo` shows to a user without privileges; where the test itself has none, it is that user.
+#[test]
+fn the_demo_without_privileges() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/demo-unprivileged.sh");
+    let said = if testbed::missing(&["ip", "setpriv"]).is_none() {
+        let (ns, folder) = (Namespace::new("demo"), folder_of_user());
+        ns.ip("link set lo up");
+        folder.write("demo.sh", &fs::read_to_string(&script).expect("the script is there"));
+        run_to_end(&mut unprivileged(&ns, folder.path(), "bash demo.sh bin/adit"), COMMAND_LIMIT)
+    } else {
+        run_to_end(Command::new(script).arg(Implementation::Adit.program()), COMMAND_LIMIT)
+    };
+    assert!(said.contains("\nHTTP/1.1 200 OK\r\nwireguard_sent_bytes_total{"), "{said}");
+    assert!(said.ends_with("CapEff 0000000000000000\n"), "{said}");
+}
+
 /// The static program in a root that holds nothing but itself, its file, and what a container runtime puts there; the
 /// endpoint is a name.
 #[test]
