@@ -1,7 +1,7 @@
 # The verbs of this repository. CI calls the same ones (.ci/run).
 
 .DEFAULT_GOAL := help
-.PHONY: help check test api demo bench fuzz static image install clean
+.PHONY: help check test api demo bench fuzz soak static image install clean
 
 PREFIX ?= /usr/local
 # Cargo's profile for `make static` and `make image`.
@@ -40,6 +40,9 @@ fuzz: ## Builds the fuzz targets, where cargo-fuzz and a nightly toolchain are i
 	@if cargo fuzz --version >/dev/null 2>&1 && cargo +nightly --version >/dev/null 2>&1; then cargo +nightly fuzz build; \
 	else echo "fuzz: skipped: needs cargo-fuzz and a nightly toolchain"; \
 	echo "fuzz: (the committed corpora are replayed by make test all the same)"; fi
+
+soak: ## A hub, its peers and strangers for 20 minutes, time running sixty times as fast (SOAK_SECONDS, SOAK_PEERS)
+	ADIT_SOAK_SECONDS=$(or $(SOAK_SECONDS),1200) ADIT_SOAK_PEERS=$(or $(SOAK_PEERS),24) cargo test --test soak -- --nocapture
 
 static: ## One static program that needs no file beside itself: target/static/adit
 	scripts/static.sh $(PROFILE)
