@@ -1,0 +1,7 @@
+//! Fuzz target; its body is shared with `tests/fuzz_corpora.rs`.
+#![no_main]
+
+#[path = "../../tests/fuzz_bodies/dns_answers.rs"]
+mod dns_answers;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| dns_answers::run(data));
