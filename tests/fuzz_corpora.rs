@@ -32,6 +32,9 @@ mod oracles;
 mod proxy_config;
 #[path = "fuzz_bodies/replay.rs"]
 mod replay;
+#[cfg(feature = "netstack")]
+#[path = "fuzz_bodies/seeds.rs"]
+mod seeds;
 #[cfg(feature = "proxy")]
 #[path = "fuzz_bodies/socks5.rs"]
 mod socks5;
@@ -184,4 +187,26 @@ fn z_14_packets_into_the_stack() {
 #[test]
 fn z_15_answers_of_a_dns_server() {
     exercise("dns_answers", 300, dns_answers::run);
+}
+
+/// What real peers and stacks say is no surprise to any target. `ADIT_WRITE_SEEDS=1` adds it to the corpora.
+#[cfg(feature = "netstack")]
+#[test]
+fn real_traffic() {
+    let bodies: [(&str, fn(&[u8])); 5] = [
+        ("inner_packet", inner_packet::run),
+        ("messages", messages::run),
+        ("offload", offload::run),
+        ("stack", stack::run),
+        ("strangers", strangers::run),
+    ];
+    for (target, name, bytes) in seeds::of_real_traffic() {
+        let (_, body) = bodies.iter().find(|(name, _)| *name == target).expect("each seed has its target");
+        body(&bytes);
+        if std::env::var_os("ADIT_WRITE_SEEDS").is_some() {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+            fs::create_dir_all(&folder).expect("a folder");
+            fs::write(folder.join(name), bytes).expect("a seed");
+        }
+    }
 }

@@ -60,10 +60,8 @@ fn noise_messages(input: &mut Input<'_>) {
         let builder = snow::Builder::new(pattern.parse().expect("the pattern is known"));
         builder.prologue(noise::IDENTIFIER).and_then(|builder| builder.psk(2, &psk)).expect("first of all")
     };
-    let mut snow_responder = build()
-        .local_private_key(theirs.as_bytes())
-        .and_then(snow::Builder::build_responder)
-        .expect("a key");
+    let mut snow_responder =
+        build().local_private_key(theirs.as_bytes()).and_then(snow::Builder::build_responder).expect("a key");
 
     // Our initiation, altered; snow's verdict on the Noise part and ours.
     let mut rng = Dice(u64::from(input.word()));
