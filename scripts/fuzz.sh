@@ -52,7 +52,7 @@ fi
 
 targets=${FUZZ_TARGETS:-$(for file in fuzz/fuzz_targets/*.rs; do basename "$file" .rs; done)}
 # Memory that lives as long as the process is no leak, and looking for some takes most of the time.
-options=(-print_final_stats=1 -detect_leaks=0 -timeout=60 -rss_limit_mb=3072 -max_len=4096)
+options=(-print_final_stats=1 -print_funcs=0 -detect_leaks=0 -timeout=60 -rss_limit_mb=3072 -max_len=4096)
 
 if [ "${1:-}" = --minimise ]; then
     for target in $targets; do
