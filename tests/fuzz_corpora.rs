@@ -19,6 +19,8 @@ mod dns_answers;
 mod http_proxy;
 #[path = "fuzz_bodies/inner_packet.rs"]
 mod inner_packet;
+#[path = "fuzz_bodies/input.rs"]
+mod input;
 #[path = "fuzz_bodies/live_session.rs"]
 mod live_session;
 #[path = "fuzz_bodies/messages.rs"]
@@ -36,6 +38,9 @@ mod replay;
 #[path = "fuzz_bodies/seeds.rs"]
 mod seeds;
 #[cfg(feature = "proxy")]
+#[path = "fuzz_bodies/service.rs"]
+mod service;
+#[cfg(feature = "proxy")]
 #[path = "fuzz_bodies/socks5.rs"]
 mod socks5;
 #[cfg(feature = "netstack")]
@@ -47,6 +52,9 @@ mod strangers;
 mod two_engines;
 #[path = "fuzz_bodies/uapi.rs"]
 mod uapi;
+
+/// What a fuzz target does with an input.
+type Body = fn(&[u8]);
 
 /// Bytes in the longest random input.
 const INPUT_LEN_MAX: u64 = 1600;
@@ -68,7 +76,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Replays `fuzz/corpus/<target>`, then `rounds` inputs: made from it by a few changes, or noise.
-fn exercise(target: &str, rounds: u64, body: fn(&[u8])) {
+fn exercise(target: &str, rounds: u64, body: Body) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut corpus: Vec<_> = match fs::read_dir(&folder) {
         Ok(entries) => entries.map(|entry| entry.expect("a folder can be listed").path()).collect(),
@@ -193,7 +201,7 @@ fn z_15_answers_of_a_dns_server() {
 #[cfg(feature = "netstack")]
 #[test]
 fn real_traffic() {
-    let bodies: [(&str, fn(&[u8])); 5] = [
+    let bodies: [(&str, Body); 5] = [
         ("inner_packet", inner_packet::run),
         ("messages", messages::run),
         ("offload", offload::run),

@@ -1,6 +1,12 @@
 //! Fuzz target; its body is shared with `tests/fuzz_corpora.rs`.
 #![no_main]
 
+#[path = "../../tests/fuzz_bodies/input.rs"]
+#[allow(dead_code)]
+mod input;
+#[path = "../../tests/fuzz_bodies/service.rs"]
+#[allow(dead_code)]
+mod service;
 #[path = "../../tests/fuzz_bodies/socks5.rs"]
 mod socks5;
 

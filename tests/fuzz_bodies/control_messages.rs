@@ -7,11 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[path = "../../src/sys/cmsg.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod cmsg;
-#[path = "input.rs"]
-#[allow(dead_code)]
-mod input;
+use crate::input::Input;
 use cmsg::{CONTROL_LEN, Control, Inbound, Outbound};
-use input::Input;
 
 const WORD: usize = size_of::<usize>();
 /// Length, level and type of a message, aligned.

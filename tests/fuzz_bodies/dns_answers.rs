@@ -8,10 +8,7 @@ use adit::netstack::{Config, Netstack};
 use adit::packet::{Buffers, PacketRef};
 use adit::tun::Tun as _;
 
-#[path = "input.rs"]
-#[allow(dead_code)]
-mod input;
-use input::Input;
+use crate::input::Input;
 
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 53);

@@ -3,12 +3,8 @@
 
 use adit::proxy::config::{Http, Secret, Service};
 
-#[path = "input.rs"]
-#[allow(dead_code)]
-mod input;
-#[path = "service.rs"]
-mod service;
-use input::Input;
+use crate::input::Input;
+use crate::service::Proxy;
 
 /// Bytes of the longest conversation: more than a request's head may have.
 const BYTES_MAX: usize = 80 << 10;
@@ -17,6 +13,10 @@ const AUTHORIZATION: &[u8] = b"Proxy-Authorization: Basic dXNlcjpwYXNz\r\n";
 const CREDENTIALS: &[u8] = b"dXNlcjpwYXNz";
 /// What only somebody inside the tunnel says, or a tunnel to him.
 const SUCCESS: &[u8] = b"HTTP/1.1 200";
+
+thread_local! {
+    static PROXY: Proxy = Proxy::start(&proxy());
+}
 
 fn proxy() -> Service {
     let bind = ([127, 0, 0, 1], 0).into();
@@ -33,7 +33,7 @@ pub(crate) fn run(data: &[u8]) {
         said.splice(end..end, AUTHORIZATION.iter().copied());
     }
     let (first, second) = said.split_at(cut.min(said.len()));
-    let answer = service::exchange(proxy, &[first, second]);
+    let answer = PROXY.with(|proxy| proxy.exchange(&[first, second]));
     if answer.is_empty() {
         return;
     }

@@ -21,10 +21,7 @@ use adit::tun::memory::{MemoryTun, MemoryTunHandle};
 use adit::udp::memory::MemoryNetwork;
 use adit::udp::{Received, Sent, Transmit, Udp as _, UdpReceiver, UdpSender};
 
-#[path = "input.rs"]
-#[allow(dead_code)]
-mod input;
-use input::Dice;
+use crate::input::Dice;
 
 /// Nothing that is waited for takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -22,10 +22,7 @@ use adit::proto::time::{Instant, Now, UnixTime};
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Tunn, TunnResult};
 
-#[path = "input.rs"]
-#[allow(dead_code)]
-mod input;
-use input::{Dice, Input};
+use crate::input::{Dice, Input};
 
 /// Bytes of the longest payload.
 const PAYLOAD_MAX: usize = 1500;

@@ -15,10 +15,7 @@ use adit::proto::time::{Instant, Now, UnixTime};
 use adit::tun::offload::VNET_HEADER_LEN;
 use adit::tun::{Tun, TunQueue};
 
-#[path = "input.rs"]
-#[allow(dead_code)]
-mod input;
-use input::Dice;
+use crate::input::Dice;
 
 /// Nothing that is waited for takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);

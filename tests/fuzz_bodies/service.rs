@@ -2,13 +2,12 @@
 //!
 //! A panic of a client's task ends nothing, so it is noted by a hook, and told after the exchange.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::{Arc, Once};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -132,14 +131,14 @@ impl Network for Everybody {
 }
 
 /// A service that runs while its runtime does.
-struct Proxy {
+pub(crate) struct Proxy {
     runtime: Runtime,
     address: SocketAddr,
     counters: Arc<Counters>,
 }
 
 impl Proxy {
-    fn start(service: &Service) -> Self {
+    pub(crate) fn start(service: &Service) -> Self {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let before = std::panic::take_hook();
@@ -159,8 +158,8 @@ impl Proxy {
         Self { runtime, address, counters }
     }
 
-    /// What comes back of `pieces`, each written by itself, and an end.
-    fn exchange(&self, pieces: &[&[u8]]) -> Vec<u8> {
+    /// What comes back of `pieces`, each written by itself, and an end. The client is forgotten then.
+    pub(crate) fn exchange(&self, pieces: &[&[u8]]) -> Vec<u8> {
         let exchange = async {
             let mut stream = TcpStream::connect(self.address).await.expect("the service listens");
             // The next one may need the port.
@@ -186,6 +185,7 @@ impl Proxy {
         let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, exchange).await });
         let answer = answer.expect("who has said everything is answered, or sent away");
         assert!(!HAS_PANICKED.get(), "a client's task panicked");
+        self.settle();
         answer
     }
 
@@ -199,15 +199,4 @@ impl Proxy {
         let gone = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, gone).await });
         gone.expect("a client that has gone is forgotten");
     }
-}
-
-/// The exchange of `pieces` with a service that is started once in each thread; the client is forgotten afterwards.
-pub(crate) fn exchange(make: fn() -> Service, pieces: &[&[u8]]) -> Vec<u8> {
-    thread_local! {
-        static PROXY: RefCell<Option<Rc<Proxy>>> = const { RefCell::new(None) };
-    }
-    let proxy = PROXY.with_borrow_mut(|proxy| Rc::clone(proxy.get_or_insert_with(|| Rc::new(Proxy::start(&make())))));
-    let answer = proxy.exchange(pieces);
-    proxy.settle();
-    answer
 }

@@ -3,18 +3,18 @@
 
 use adit::proxy::config::{Secret, Service, Socks5};
 
-#[path = "input.rs"]
-#[allow(dead_code)]
-mod input;
-#[path = "service.rs"]
-mod service;
-use input::Input;
+use crate::input::Input;
+use crate::service::{ANSWER, Proxy};
 
 const USERNAME: &str = "user";
 const PASSWORD: &str = "pass";
 /// Bytes of the longest conversation, and the pieces that it comes in.
 const BYTES_MAX: usize = 2048;
 const PIECES_MAX: usize = 4;
+
+thread_local! {
+    static PROXY: Proxy = Proxy::start(&proxy());
+}
 
 fn proxy() -> Service {
     Service::Socks5(Socks5 {
@@ -46,7 +46,7 @@ pub(crate) fn run(data: &[u8]) {
     }
     pieces.push(rest);
 
-    let answer = service::exchange(proxy, &pieces);
+    let answer = PROXY.with(|proxy| proxy.exchange(&pieces));
     let (method, rest) = answer.split_at(answer.len().min(2));
     assert!(matches!(method, [] | [5, 2] | [5, 0xff]), "{answer:?}");
     if method != [5, 2] {
@@ -65,7 +65,7 @@ pub(crate) fn run(data: &[u8]) {
     if let Some(reply) = rest.first_chunk::<4>() {
         assert!(reply[0] == 5 && reply[1] <= 8 && reply[2] == 0 && matches!(reply[3], 1 | 4), "{answer:?}");
         let payload = &rest[(4 + if reply[3] == 1 { 4 } else { 16 } + 2).min(rest.len())..];
-        assert!(payload.is_empty() || payload == service::ANSWER && reply[1] == 0, "{answer:?}");
+        assert!(payload.is_empty() || payload == ANSWER && reply[1] == 0, "{answer:?}");
     } else {
         assert!(rest.is_empty(), "half a reply: {answer:?}");
     }

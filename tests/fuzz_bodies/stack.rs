@@ -9,10 +9,7 @@ use adit::netstack::{Config, Net, Netstack, NetstackTun};
 use adit::packet::{Buffers, PacketRef};
 use adit::tun::{Tun, TunQueue};
 
-#[path = "input.rs"]
-#[allow(dead_code)]
-mod input;
-use input::Input;
+use crate::input::Input;
 
 /// Packets of one input.
 const PACKETS_MAX: usize = 64;
@@ -204,7 +201,7 @@ pub(crate) fn run(data: &[u8]) {
                 if ipv6 {
                     bytes[42..44].copy_from_slice(&(at | more).to_be_bytes());
                 } else {
-                    bytes[6..8].copy_from_slice(&(at / 8 | more << 13).to_be_bytes());
+                    bytes[6..8].copy_from_slice(&((at / 8) | (more << 13)).to_be_bytes());
                 }
                 bytes.extend(input.list(PACKET_MAX - 200));
                 let len = bytes.len();

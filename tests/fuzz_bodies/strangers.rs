@@ -13,10 +13,7 @@ use adit::proto::peer::{Outcome, Peer, datagram_len};
 use adit::proto::tai64n::Tai64n;
 use adit::proto::time::{Instant, Now, UnixTime};
 
-#[path = "input.rs"]
-#[allow(dead_code)]
-mod input;
-use input::{Dice, Input};
+use crate::input::{Dice, Input};
 
 /// Datagrams of one input.
 const DATAGRAMS_MAX: usize = 96;

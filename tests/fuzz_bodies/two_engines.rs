@@ -7,13 +7,10 @@ use std::time::Duration;
 
 use adit::proto::constants::{NEW_HANDSHAKE_TIMEOUT, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER_MAX};
 
-#[path = "input.rs"]
-#[allow(dead_code)]
-mod input;
 #[path = "../simulation/world.rs"]
 #[allow(dead_code)]
 mod world;
-use input::Input;
+use crate::input::Input;
 use world::{KIND_DATA, Network, World};
 
 /// Steps of one input.
