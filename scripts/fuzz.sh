@@ -55,10 +55,16 @@ targets=${FUZZ_TARGETS:-$(for file in fuzz/fuzz_targets/*.rs; do basename "$file
 options=(-print_final_stats=1 -print_funcs=0 -detect_leaks=0 -timeout=60 -rss_limit_mb=3072 -max_len=4096)
 
 if [ "${1:-}" = --minimise ]; then
+    # By what is reached, not how often, and as few as suffice: dozens of inputs for a target, not thousands. From a copy,
+    # since a search that is under way takes files away.
+    copy=$(mktemp -d)
+    trap 'rm -rf "$copy"' EXIT
     for target in $targets; do
         mkdir -p "$found/$target"
+        cp -r "$found/$target" "$copy/"
         before=$(ls "fuzz/corpus/$target" | wc -l)
-        "$binaries/$target" "${options[@]}" -merge=1 "fuzz/corpus/$target" "$found/$target" >/dev/null 2>&1
+        "$binaries/$target" "${options[@]}" -use_counters=0 -set_cover_merge=1 "fuzz/corpus/$target" "$copy/$target" \
+            >/dev/null 2>&1
         echo "$target: $before seeds became $(ls "fuzz/corpus/$target" | wc -l)"
     done
     exit
