@@ -1,7 +1,7 @@
 # The verbs of this repository. CI calls the same ones (.ci/run).
 
 .DEFAULT_GOAL := help
-.PHONY: help check test api demo bench fuzz soak static image install clean
+.PHONY: help check test api demo bench fuzz fuzz-run soak static image install clean
 
 PREFIX ?= /usr/local
 # Cargo's profile for `make static` and `make image`.
@@ -12,7 +12,7 @@ AUDITABLE := $(shell command -v cargo-auditable >/dev/null && echo auditable)
 BENCH_ARGS ?=
 
 help: ## This list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 check: ## Formatting, lints, the no_std build, docs, licences
 	scripts/check.sh
@@ -36,10 +36,11 @@ bench: ## Side by side with other implementations, end to end (root, half an hou
 	cargo build --release --bin adit --example handshake_load --example stranger_flood
 	benches/e2e/run.py $(BENCH_ARGS)
 
-fuzz: ## Builds the fuzz targets, where cargo-fuzz and a nightly toolchain are installed
-	@if cargo fuzz --version >/dev/null 2>&1 && cargo +nightly --version >/dev/null 2>&1; then cargo +nightly fuzz build; \
-	else echo "fuzz: skipped: needs cargo-fuzz and a nightly toolchain"; \
-	echo "fuzz: (the committed corpora are replayed by make test all the same)"; fi
+fuzz: ## Builds the fuzz targets, where cargo-fuzz is installed
+	scripts/fuzz.sh --build
+
+fuzz-run: ## Searches with them, FUZZ_SECONDS=60 each (FUZZ_TARGETS="uapi offload": those); adds to fuzz/runs.tsv
+	scripts/fuzz.sh
 
 soak: ## A hub, its peers and strangers for 20 minutes, time running sixty times as fast (SOAK_SECONDS, SOAK_PEERS)
 	ADIT_SOAK_SECONDS=$(or $(SOAK_SECONDS),1200) ADIT_SOAK_PEERS=$(or $(SOAK_PEERS),24) cargo test --test soak -- --nocapture

@@ -1,0 +1,10 @@
+//! Fuzz target; its body is shared with `tests/fuzz_corpora.rs`.
+#![no_main]
+
+#[path = "../../tests/fuzz_bodies/input.rs"]
+#[allow(dead_code)]
+mod input;
+#[path = "../../tests/fuzz_bodies/oracles.rs"]
+mod oracles;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| oracles::run(data));
