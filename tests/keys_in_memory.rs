@@ -276,8 +276,8 @@ fn s_51_keys_that_are_gone_are_not_in_the_daemons_memory_or_core() {
     gone.push(private_key);
     scene.check_absent("the private key was removed", &gone);
 
-    // All this once more in a core; in which the last private key is the proof of the search.
-    scene.keys = Keys::generate();
+    // All this once more in a core; in which new keys are the proof of the search.
+    (scene.keys, scene.preshared) = (Keys::generate(), random_key());
     scene.configure();
     let present = scene.configured();
     let core = core_of(scene.daemon, scratch.path()).expect("a daemon that may be dumped leaves a core");

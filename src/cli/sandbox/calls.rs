@@ -135,23 +135,23 @@ const CALLS_SIDECAR_OLD: &[libc::c_long] = &[libc::SYS_readlink, libc::SYS_acces
 #[cfg(not(target_arch = "x86_64"))]
 const CALLS_SIDECAR_OLD: &[libc::c_long] = &[];
 
-/// What a descriptor may be told or asked by ioctl(2).
+/// What a descriptor may be told or asked by ioctl(2): 32 bits, whatever type a C library has for them.
 const IOCTLS: [u64; 11] = [
     // The interface: its name and flags, where it is, what may be in its packets.
-    libc::TUNGETIFF as u64,
+    libc::TUNGETIFF as u32 as u64,
     TUNGETDEVNETNS,
-    libc::TUNSETOFFLOAD as u64,
-    libc::TUNSETVNETHDRSZ as u64,
+    libc::TUNSETOFFLOAD as u32 as u64,
+    libc::TUNSETVNETHDRSZ as u32 as u64,
     // Zones of addresses.
-    libc::SIOCGIFINDEX as u64,
-    libc::SIOCGIFNAME as u64,
+    libc::SIOCGIFINDEX as u32 as u64,
+    libc::SIOCGIFNAME as u32 as u64,
     // Descriptors: not to wait, not to be handed on, how much there is to read.
-    libc::FIONBIO as u64,
-    libc::FIOCLEX as u64,
-    libc::FIONREAD as u64,
+    libc::FIONBIO as u32 as u64,
+    libc::FIOCLEX as u32 as u64,
+    libc::FIONREAD as u32 as u64,
     // Whether it is a terminal, and how wide.
-    libc::TCGETS as u64,
-    libc::TIOCGWINSZ as u64,
+    libc::TCGETS as u32 as u64,
+    libc::TIOCGWINSZ as u32 as u64,
 ];
 /// `_IO('T', 227)`.
 const TUNGETDEVNETNS: u64 = 0x54e3;
