@@ -185,12 +185,8 @@ fn configure(device: &Device, host: u8, peer: u8) {
         allowed_ips: vec![AllowedIpUpdate { allowed_ip, remove: false }],
         ..PeerUpdate::new(key(peer).public_key())
     };
-    let update = Update {
-        private_key: Some(Some(key(host))),
-        listen_port: Some(PORT),
-        peers: vec![peer],
-        ..Update::default()
-    };
+    let update =
+        Update { private_key: Some(Some(key(host))), listen_port: Some(PORT), peers: vec![peer], ..Update::default() };
     device.apply(update).unwrap();
 }
 
@@ -302,14 +298,9 @@ fn check(place: Place, threads: usize) {
 /// [F-21] Each edge, under the one worker that does all, and under several that share the work.
 #[test]
 fn f_21_a_panic_at_any_edge_ends_the_whole_device() {
-    for place in [
-        Place::TunReceive,
-        Place::TunSend,
-        Place::TunEvents,
-        Place::UdpReceive,
-        Place::UdpSend,
-        Place::UdpBind,
-    ] {
+    for place in
+        [Place::TunReceive, Place::TunSend, Place::TunEvents, Place::UdpReceive, Place::UdpSend, Place::UdpBind]
+    {
         for threads in [1, 4] {
             check(place, threads);
         }

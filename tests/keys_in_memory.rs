@@ -184,7 +184,8 @@ fn with_cores(ns: &Namespace, folder: &Path, interface: &str, dumpable: bool) ->
     let mut command = ns.command("sh");
     let program = Implementation::Adit.program();
     command.args(["-c", "ulimit -c unlimited; exec \"$0\" -f \"$1\""]).arg(program).arg(interface);
-    command.env("LOG_LEVEL", "debug").current_dir(folder);
+    // In the sandbox no file is made, not even by the kernel for a core.
+    command.env("LOG_LEVEL", "debug").env("ADIT_SANDBOX", "off").current_dir(folder);
     if dumpable {
         command.env("ADIT_DUMPABLE", "1");
     }
@@ -197,9 +198,9 @@ fn core_of(mut daemon: Daemon, folder: &Path) -> Option<PathBuf> {
     assert!(signal(daemon.pid(), libc::SIGABRT));
     let status = daemon.wait(ANSWER_LIMIT).expect("it dies");
     let entries = fs::read_dir(folder).expect("the scratch folder").flatten();
-    let core = entries.map(|entry| entry.path()).find(|path| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().contains("core"))
-    });
+    let core = entries
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains("core")));
     let is_dumped = std::os::unix::process::ExitStatusExt::core_dumped(&status);
     assert_eq!(core.is_some(), is_dumped, "{status}: the kernel says so, and there is one");
     core

@@ -407,7 +407,9 @@ fn in_foreground(
     {
         tracing::debug!("The process keeps the name of its link: {error}");
     }
-    if !settings.dumpable {
+    if settings.dumpable {
+        open_memory();
+    } else {
         close_memory();
     }
     let started = signals.map_err(Failure::Signals).and_then(|signals| {
@@ -534,6 +536,13 @@ pub(super) fn exit_at_the_latest(status: i32) {
     };
     if let Err(error) = thread::Builder::new().name("end".to_owned()).spawn(exit) {
         tracing::debug!("Nothing limits how long the end takes: {error}");
+    }
+}
+
+/// Lets debuggers and core dumps see this process's memory, which the kernel may have closed to them at its start.
+fn open_memory() {
+    if let Err(error) = process::set_dumpable(true) {
+        tracing::warn!("The process's memory could not be opened to debuggers: {error}");
     }
 }
 

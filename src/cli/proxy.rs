@@ -112,7 +112,8 @@ fn run(
 /// The folders that what it was configured by lies in, by their names and by those that links lead to, and that of its socket.
 fn files(config: &Config, socket: Option<&Listener>) -> Files {
     let links = config.files.iter().filter_map(|file| file.canonicalize().ok());
-    let folder = |path: &Path| path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+    let folder =
+        |path: &Path| path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
     Files {
         read: config.files.iter().map(|file| folder(file)).chain(links.map(|file| folder(&file))).collect(),
         remove: socket.into_iter().map(|socket| folder(socket.path())).collect(),

@@ -206,6 +206,7 @@ pub struct Sidecar {
 }
 
 /// What [`Sidecar::prepare`] has found and made.
+#[derive(Debug)]
 pub struct Prepared {
     /// Of `[Uapi]`.
     pub socket: Option<Listener>,
@@ -228,15 +229,12 @@ impl Sidecar {
         Ok(Prepared { socket, threads: default_threads() })
     }
 
-    /// Starts what `config` says. `info` is where metrics are served if it has no `[Metrics]`.
+    /// Starts what `config` says, for which it was prepared. `info` is where metrics are served if it has no `[Metrics]`.
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
-    pub async fn start(
-        config: Config,
-        info: Option<SocketAddr>,
-        Prepared { socket, threads }: Prepared,
-    ) -> Result<Self, StartError> {
+    pub async fn start(config: Config, info: Option<SocketAddr>, prepared: Prepared) -> Result<Self, StartError> {
+        let Prepared { socket, threads } = prepared;
         let (end, ends) = unbounded_channel();
         // The ports of the host first: what is wrong with them is known at once.
         let metrics = config.metrics.or(info).map(listen).transpose()?;

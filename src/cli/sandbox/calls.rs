@@ -157,8 +157,7 @@ const IOCTLS: [u64; 11] = [
 const TUNGETDEVNETNS: u64 = 0x54e3;
 
 /// What prctl(2) may do: name a thread or a piece of memory, and give capabilities up.
-const PRCTLS: [libc::c_int; 4] =
-    [libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_CAPBSET_READ, libc::PR_CAPBSET_DROP];
+const PRCTLS: [libc::c_int; 4] = [libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_CAPBSET_READ, libc::PR_CAPBSET_DROP];
 
 /// For any of these values of the argument, of 32 bits.
 fn any_of(argument: u8, values: impl IntoIterator<Item = u64>) -> Vec<Vec<Condition>> {
@@ -231,7 +230,8 @@ fn compile(role: Role) -> Result<(BpfProgram, BpfProgram), seccompiler::BackendE
 /// Any of the alternatives; one without a condition is the call itself.
 fn rules_of(alternatives: Vec<Vec<Condition>>) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     let conditions = |alternative: Vec<Condition>| {
-        let built = alternative.into_iter().map(|(argument, len, op, value)| SeccompCondition::new(argument, len, op, value));
+        let built =
+            alternative.into_iter().map(|(argument, len, op, value)| SeccompCondition::new(argument, len, op, value));
         built.collect::<Result<Vec<_>, _>>().and_then(SeccompRule::new)
     };
     alternatives.into_iter().filter(|it| !it.is_empty()).map(conditions).collect()

@@ -48,7 +48,8 @@ fn files(folder: &Path) -> Files {
 
 /// What both programs live from: threads, sockets, time, a pipe, and what was open before.
 fn check_what_is_needed(mut open: File) {
-    let thread = std::thread::Builder::new().name("another".into()).spawn(|| std::thread::available_parallelism().is_ok());
+    let thread =
+        std::thread::Builder::new().name("another".into()).spawn(|| std::thread::available_parallelism().is_ok());
     thread.unwrap().join().unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
