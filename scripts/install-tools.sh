@@ -17,7 +17,7 @@ if [[ "${1:-}" != --demo ]]; then
     package_of+=(
         [wireguard-go]=wireguard-go [tcpdump]=tcpdump [tshark]=tshark [ncat]=ncat [nft]=nftables
         [ethtool]=ethtool [sysctl]=procps [capsh]=libcap2-bin
-        [curl]=curl [dig]=bind9-dnsutils [buildah]=buildah [python3]=python3
+        [valgrind]=valgrind [curl]=curl [dig]=bind9-dnsutils [buildah]=buildah [python3]=python3
     )
     crate_of+=([boringtun-cli]=boringtun-cli@0.7.1 [gotatun]=gotatun-cli@0.10.2 [onetun]=onetun@0.3.10
         [cargo-deny]=cargo-deny@0.20.2 [cargo-auditable]=cargo-auditable@0.7.7)

@@ -472,8 +472,8 @@ fn a_daemon_in_the_background() {
 
 // [S-52] What counts is the capability, not the user.
 #[test]
-fn a_daemon_of_an_ordinary_user() {
-    let Some(inside) = Inside::new("a_daemon_of_an_ordinary_user") else { return };
+fn s_52_a_daemon_of_an_ordinary_user() {
+    let Some(inside) = Inside::new("s_52_a_daemon_of_an_ordinary_user") else { return };
     let scratch = Scratch::new();
     let copy = scratch.0.join("adit");
     fs::copy(ADIT, &copy).unwrap();

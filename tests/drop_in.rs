@@ -677,7 +677,7 @@ fn without_an_ipv4_address_it_goes_on_with_ipv6() {
 }
 
 #[test]
-fn only_the_needed_capabilities_are_kept() {
+fn s_52_only_the_needed_capabilities_are_kept() {
     privileged!();
     let ns = Namespace::new("only");
     for in_background in [false, true] {

@@ -153,7 +153,7 @@ fn data([ours, theirs]: &[DerivedKeys; 2]) {
 
 /// [WP 6.3] Ephemeral keys go with the handshake, and nothing of any key is left when its owner is gone.
 #[test]
-fn dropped_keys_leave_no_trace() {
+fn s_12_dropped_keys_leave_no_trace() {
     let mut piece = vec![0; PIECE];
     let (mut secrets, mut held) = (Vec::new(), Vec::new());
     let mut check = |when: &str, secrets: &[(&str, [u8; 32])], expected: &[usize]| {

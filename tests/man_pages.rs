@@ -122,6 +122,7 @@ fn manual() -> Vec<u8> {
             ("ADIT_THREADS", "As --threads."),
             ("ADIT_SPIN_US", "As --spin-us."),
             ("ADIT_CPUS", "As --cpus."),
+            ("ADIT_SANDBOX", "off: do without the sandbox that the daemon is in once it serves."),
             ("WG_TUN_FD", "The number of an open TUN device (IFF_TUN, IFF_NO_PI) to use instead of making one."),
             ("WG_UAPI_FD", "The number of a listening UNIX socket to use instead of making one."),
             ("NOTIFY_SOCKET", "Where to tell a service manager that the daemon serves; see sd_notify(3)."),
@@ -242,6 +243,7 @@ fn manual_of_proxy() -> Vec<u8> {
         &[
             ("ADIT_CONFIG", "As --config."),
             ("ADIT_METRICS", "As --info."),
+            ("ADIT_SANDBOX", "off: do without the sandbox that the sidecar is in once it runs."),
             ("ADIT_SECTION_KEY", "Instead of what the file says for a key: see adit.conf(5)."),
             ("LOG_LEVEL", "verbose, error or silent, if the file does not say how much to log. The default is error."),
         ],

@@ -19,10 +19,14 @@ fn rows() -> Vec<Vec<String>> {
     let text = fs::read_to_string(root().join(LEDGER)).unwrap();
     let cells =
         |line: &str| -> Vec<String> { line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect() };
-    text.lines()
-        .filter(|line| line.starts_with("| ") && !line.starts_with("| id ") && !line.starts_with("| defect "))
-        .map(cells)
-        .collect()
+    let mut in_ledger = false;
+    let is_row = |line: &&str| {
+        let is_head = line.starts_with("| id ") || line.starts_with("| defect ");
+        // Other tables have other heads; each ends with a line that is none of it.
+        in_ledger = is_head || (in_ledger && line.starts_with('|'));
+        in_ledger && !is_head && line.starts_with("| ")
+    };
+    text.lines().filter(is_row).map(cells).collect()
 }
 
 /// What stands between backticks.

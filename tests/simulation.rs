@@ -303,7 +303,7 @@ fn an_expired_keypair_does_not_receive() {
 
 /// S-12 [WP 6.3] 540 s after the last session, no key and no index is left.
 #[test]
-fn zeroes_after_540_seconds() {
+fn s_12_zeroes_after_540_seconds() {
     let mut world = idle_session();
     let until = |world: &World, age: Duration| (current(world, 1).birth() + age).since(world.now().instant);
     world.run(until(&world, ZERO_KEY_MATERIAL_AFTER) - Duration::from_millis(1));

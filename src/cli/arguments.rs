@@ -108,6 +108,7 @@ Environment:
   ADIT_THREADS=N           as --threads
   ADIT_SPIN_US=N           as --spin-us
   ADIT_CPUS=LIST           as --cpus
+  ADIT_SANDBOX=off         do without the sandbox that the daemon is in once it serves
   WG_TUN_FD=N              an open TUN device to use instead of making one
   WG_UAPI_FD=N             a listening UNIX socket to use instead of making one
   NOTIFY_SOCKET=PATH       where to tell a service manager that the daemon is ready: sd_notify(3)
@@ -201,6 +202,7 @@ change live on. SIGTERM and SIGINT end the sidecar.
 Environment:
   ADIT_CONFIG=FILE             as --config
   ADIT_METRICS=ADDRESS:PORT    as --info
+  ADIT_SANDBOX=off             do without the sandbox that the sidecar is in once it runs
   ADIT_<SECTION>_<KEY>=VALUE   instead of what the file says for the key
   ADIT_PEER_<N>_<KEY>=VALUE    the same for the N-th of a section that repeats
   LOG_LEVEL=LEVEL              how much to log if the file does not say: verbose, error or silent

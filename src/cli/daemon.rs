@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! TUN device ─▶ UAPI socket ─┬─ background ─▶ another process goes on from here; end when it serves
-//!                            └─ foreground ─▶ port of the metrics, if they are wanted ─▶ capabilities ─▶ device
+//!                            └─ foreground ─▶ port of the metrics, if they are wanted ─▶ capabilities ─▶ sandbox ─▶ device
 //!                                                              end ◀─ wait ◀─ "serving" ◀─ servers ◀─┘
 //! ```
 //!
@@ -12,13 +12,14 @@
 //! - The end comes by SIGTERM, SIGINT or SIGHUP, by removing the socket, or by deleting the interface,
 //!   and takes no longer than [`END_LIMIT`], whatever hangs.
 //! - Threads have only the capabilities in [`KEPT`]: the others are given up before threads start,
-//!   and after everything was opened that needed them.
+//!   and after everything was opened that needed them. The same holds for [`sandbox`].
 
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -31,6 +32,7 @@ use super::environment::{self, Environment, EnvironmentError, Numbers};
 use super::logging::{self, LogForm, LogLevel};
 use super::metrics;
 use super::notify::Notifier;
+use super::sandbox::{self, Files, Role};
 use super::workers::{List, Workers};
 use crate::device::{CloseReason, Device};
 use crate::metrics::Server as MetricsServer;
@@ -178,6 +180,7 @@ struct Settings {
     /// Somebody asked for log lines, so a background process keeps standard error.
     wants_log: bool,
     dumpable: bool,
+    sandboxed: bool,
     notify_socket: Option<OsString>,
 }
 
@@ -257,7 +260,11 @@ fn choose_workers(arguments: Workers, environment: &Environment) -> Result<Worke
 pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
     let environment = Environment::read(|name| std::env::var_os(name));
     let (format, format_is_known) = choose_format(arguments.log_format, &environment);
+    let sandboxed = environment.sandbox.clone().map_err(Failure::Environment);
+    // What cannot be understood ends the program before it matters.
+    let is_sandboxed = !matches!(sandboxed, Ok(Some(false)));
     let choices = format_is_known.and_then(|()| {
+        sandboxed?;
         let metrics = choose_metrics(arguments.metrics, &environment)?;
         Ok(Choices { workers: choose_workers(arguments.workers, &environment)?, metrics })
     });
@@ -271,6 +278,7 @@ pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
         format,
         wants_log: asked_level.is_some() && level != LogLevel::Silent,
         dumpable: arguments.dumpable || environment.dumpable,
+        sandboxed: is_sandboxed,
         notify_socket: environment.notify_socket,
     };
     let result = match (handed, choices) {
@@ -308,7 +316,7 @@ pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
 }
 
 fn start_log(settings: &Settings) {
-    if let Err(error) = logging::start(&settings.interface, settings.level, settings.format) {
+    if let Err(error) = logging::start(&settings.interface, settings.level, settings.format, settings.sandboxed) {
         eprintln!("adit: nothing will be logged: {error}");
     }
 }
@@ -344,6 +352,12 @@ impl Edges {
         };
         let listener = listener.map_err(Failure::Uapi)?;
         Ok(Self { tun, listener })
+    }
+
+    /// What they need of the file system from now on: the socket is removed at the end.
+    fn files(&self) -> Files {
+        let folder = self.listener.path().parent().map(Path::to_owned);
+        Files { remove: folder.into_iter().collect(), ..Files::default() }
     }
 }
 
@@ -393,12 +407,22 @@ fn in_foreground(
     {
         tracing::debug!("The process keeps the name of its link: {error}");
     }
-    if let Err(error) = process::set_dumpable(settings.dumpable) {
-        tracing::warn!("The process's memory could not be closed to debuggers: {error}");
+    if settings.dumpable {
+        open_memory();
+    } else {
+        close_memory();
     }
     let started = signals.map_err(Failure::Signals).and_then(|signals| {
-        let edges = Edges::open(&settings.interface, workers.queues(), tun, uapi)?;
+        let mut edges = Edges::open(&settings.interface, workers.queues(), tun, uapi)?;
         let metrics = metrics.map(listen).transpose()?;
+        tracing::info!("Starting adit version {}", env!("CARGO_PKG_VERSION"));
+        // The last look at a file.
+        let workers = Workers { threads: Some(workers.count()), ..workers };
+        edges.tun.attach_queues(workers.queues());
+        give_up_capabilities();
+        if settings.sandboxed {
+            sandbox::enter(Role::Daemon, edges.files());
+        }
         Daemon::start(edges, workers, metrics, signals)
     });
     match started {
@@ -435,9 +459,7 @@ impl Daemon {
     ) -> Result<Self, Failure> {
         let Edges { tun, listener } = edges;
         let name = tun.name();
-        tracing::info!("Starting adit version {}", env!("CARGO_PKG_VERSION"));
         let (end, ends) = channel();
-        give_up_capabilities();
         // What any of the three sends is refused only when the end has come already.
         let (on_close, on_ended) = (end.clone(), end.clone());
         let builder =
@@ -475,19 +497,7 @@ impl Daemon {
             // Whoever started us has gone: as if they had ended us.
             Err(_) => End::Signal(libc::SIGTERM),
         };
-        let result = match end {
-            End::Signal(signal) => {
-                tracing::info!("Ending on signal {signal}");
-                Ok(())
-            }
-            End::Uapi(Ended::Removed) | End::Device(CloseReason::Requested) => Ok(()),
-            End::Device(CloseReason::TunDeleted) => {
-                tracing::info!("Ending: the interface was deleted");
-                Ok(())
-            }
-            End::Device(CloseReason::Failed(reason)) => Err(Failure::Device(reason)),
-            End::Uapi(ended) => Err(Failure::Device(ended.to_string())),
-        };
+        let result = verdict(end);
         notifier.stopping();
         exit_at_the_latest(if result.is_ok() { 0 } else { 1 });
         tracing::info!("Device closing");
@@ -496,6 +506,23 @@ impl Daemon {
         drop(device);
         tracing::info!("Shutting down");
         result
+    }
+}
+
+/// Whether an end is a good one.
+fn verdict(end: End) -> Result<(), Failure> {
+    match end {
+        End::Signal(signal) => {
+            tracing::info!("Ending on signal {signal}");
+            Ok(())
+        }
+        End::Uapi(Ended::Removed) | End::Device(CloseReason::Requested) => Ok(()),
+        End::Device(CloseReason::TunDeleted) => {
+            tracing::info!("Ending: the interface was deleted");
+            Ok(())
+        }
+        End::Device(CloseReason::Failed(reason)) => Err(Failure::Device(reason)),
+        End::Uapi(ended) => Err(Failure::Device(ended.to_string())),
     }
 }
 
@@ -512,6 +539,26 @@ pub(super) fn exit_at_the_latest(status: i32) {
     }
 }
 
+/// Lets debuggers and core dumps see this process's memory, which the kernel may have closed to them at its start.
+fn open_memory() {
+    if let Err(error) = process::set_dumpable(true) {
+        tracing::warn!("The process's memory could not be opened to debuggers: {error}");
+    }
+}
+
+/// Keeps this process's memory, which has keys in it, from core dumps and from debuggers. Where that is not possible, it
+/// says so.
+pub(super) fn close_memory() {
+    // First, since the files of a process that is not dumpable belong to root. It is for whoever makes a core all the same,
+    // as root may: there is no memory in it. Without /proc only that is lost.
+    if let Err(error) = std::fs::write("/proc/self/coredump_filter", "0") {
+        tracing::debug!("The process's memory would be in a core made by root: {error}");
+    }
+    if let Err(error) = process::set_dumpable(false) {
+        tracing::warn!("The process's memory could not be closed to debuggers: {error}");
+    }
+}
+
 /// Keeps [`KEPT`] only. Where that is not possible, the daemon works all the same, and says so.
 fn give_up_capabilities() {
     match capabilities::bound_to(KEPT) {
@@ -521,5 +568,22 @@ fn give_up_capabilities() {
     }
     if let Err(error) = capabilities::keep_only(KEPT) {
         tracing::warn!("Capabilities that are not needed could not be given up: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [F-21] What a thread's panic makes of the device and of its server ends the daemon as a failure, with a line.
+    #[test]
+    fn f_21_a_failure_inside_is_a_failure_of_the_daemon() {
+        let device = End::Device(CloseReason::Failed("internal error: one is none".to_owned()));
+        let check = |end, expected: &str| assert_eq!(verdict(end).unwrap_err().to_string(), expected);
+        check(device, "The device failed: internal error: one is none");
+        check(End::Uapi(Ended::Panicked), "The device failed: a thread of the UAPI panicked");
+        for good in [End::Signal(libc::SIGTERM), End::Uapi(Ended::Removed), End::Device(CloseReason::TunDeleted)] {
+            assert!(verdict(good).is_ok());
+        }
     }
 }

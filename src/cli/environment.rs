@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use super::logging::LogForm;
-use super::{metrics, workers};
+use super::{metrics, sandbox, workers};
 
 /// `1`: stay in the foreground.
 pub(super) const FOREGROUND: &str = "WG_PROCESS_FOREGROUND";
@@ -26,6 +26,8 @@ pub(super) const LOG_FORMAT: &str = "ADIT_LOG_FORMAT";
 pub(super) const METRICS: &str = "ADIT_METRICS";
 /// `1`: allow core dumps and debuggers.
 pub(super) const DUMPABLE: &str = "ADIT_DUMPABLE";
+/// `off`: leave the process what it could do when it was started.
+pub(super) const SANDBOX: &str = "ADIT_SANDBOX";
 /// How many workers there are.
 pub(super) const THREADS: &str = "ADIT_THREADS";
 /// Microseconds for which a worker looks before it sleeps.
@@ -45,6 +47,8 @@ pub(super) struct Environment {
     pub(super) log_level: Option<String>,
     pub(super) dumpable: bool,
     pub(super) notify_socket: Option<OsString>,
+    /// Whether there is to be a sandbox, if it can be understood.
+    pub(super) sandbox: Result<Option<bool>, EnvironmentError>,
     /// These five, if they can be understood. What the command line says counts instead.
     pub(super) log_format: Result<Option<LogForm>, EnvironmentError>,
     pub(super) metrics: Result<Option<SocketAddr>, EnvironmentError>,
@@ -111,6 +115,7 @@ impl Environment {
             log_level: set(LOG_LEVEL).map(|value| value.to_string_lossy().into_owned()),
             dumpable: is_one(DUMPABLE),
             notify_socket: set(NOTIFY_SOCKET),
+            sandbox: setting(set, SANDBOX, sandbox::parse),
             log_format: setting(set, LOG_FORMAT, LogForm::parse),
             metrics: setting(set, METRICS, metrics::address),
             threads: setting(set, THREADS, workers::threads),
@@ -177,6 +182,7 @@ mod tests {
             log_level: None,
             dumpable: false,
             notify_socket: None,
+            sandbox: Ok(None),
             log_format: Ok(None),
             metrics: Ok(None),
             threads: Ok(None),
@@ -189,7 +195,7 @@ mod tests {
             read(&[(TUN_FD, ""), (LOG_LEVEL, ""), (FOREGROUND, ""), (THREADS, ""), (SPIN_US, ""), (CPUS, "")]),
             nothing
         );
-        assert_eq!(read(&[(LOG_FORMAT, ""), (METRICS, "")]), nothing);
+        assert_eq!(read(&[(LOG_FORMAT, ""), (METRICS, ""), (SANDBOX, "")]), nothing);
         assert_eq!(read(&[(FOREGROUND, "true"), (DUMPABLE, "0")]), nothing);
         let all = [
             (FOREGROUND, "1"),
@@ -202,6 +208,7 @@ mod tests {
             (THREADS, "3"),
             (SPIN_US, "0"),
             (CPUS, "1,0"),
+            (SANDBOX, "off"),
             (LOG_FORMAT, "json"),
             (METRICS, "[::1]:9586"),
         ];
@@ -210,6 +217,7 @@ mod tests {
             log_level: Some("verbose".into()),
             dumpable: true,
             notify_socket: Some("@x".into()),
+            sandbox: Ok(Some(false)),
             log_format: Ok(Some(LogForm::Json)),
             metrics: Ok(Some(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 9586)))),
             threads: Ok(Some(3)),
@@ -255,6 +263,10 @@ mod tests {
         check(
             read(&[(LOG_FORMAT, "xml")]).log_format.map(drop),
             "ADIT_LOG_FORMAT=\"xml\" cannot be used: give text or json, or unset it",
+        );
+        check(
+            read(&[(SANDBOX, "0")]).sandbox.map(drop),
+            "ADIT_SANDBOX=\"0\" cannot be used: give on or off, or unset it",
         );
         let not_text = <OsString as std::os::unix::ffi::OsStringExt>::from_vec(b"1\xff".to_vec());
         let environment = Environment::read(|name| (name == THREADS).then(|| not_text.clone()));

@@ -32,6 +32,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use super::sandbox;
 use crate::key::BASE64_LEN;
 use crate::sys::capabilities::{self, Capabilities};
 use crate::sys::local_time::LocalTime;
@@ -146,8 +147,9 @@ struct Log {
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Starts logging to standard error, under the name of `interface`. Only the first call counts.
-pub(super) fn start(interface: &str, level: LogLevel, format: LogForm) -> io::Result<()> {
+/// Starts logging to standard error, under the name of `interface`. Only the first call counts. `sandboxed`: the thread that
+/// writes can open no file.
+pub(super) fn start(interface: &str, level: LogLevel, format: LogForm, sandboxed: bool) -> io::Result<()> {
     let (orders, receiver) = sync_channel(QUEUE_LINES);
     let log = Log {
         filter: level.filter(),
@@ -159,14 +161,23 @@ pub(super) fn start(interface: &str, level: LogLevel, format: LogForm) -> io::Re
     if LOG.set(log).is_err() {
         return Ok(());
     }
+    let (closed, is_closed) = sync_channel::<()>(0);
     thread::Builder::new().name("log".to_owned()).spawn(move || {
         // Refused only to those who have nothing to give up.
         let _ = capabilities::bound_to(Capabilities::NONE);
         let _ = capabilities::keep_only(Capabilities::NONE);
+        if sandboxed {
+            // The first moment in local time reads the file of the zone, and no later one does.
+            let _ = LocalTime::new(SystemTime::now());
+            sandbox::close_files();
+        }
+        drop(closed);
         if let Some(log) = LOG.get() {
             log.write_all(&receiver, &mut io::stderr());
         }
     })?;
+    // Nothing comes: the other end goes, and until then the calls that close files must be allowed.
+    let _ = is_closed.recv();
     // Refused only when an embedder has set its own already; then the lines are theirs.
     let _ = tracing::subscriber::set_global_default(Forward);
     std::panic::set_hook(Box::new(|panic| tracing::error!("Panic: {panic}")));

@@ -10,6 +10,7 @@
 //! | `logging` | lines on standard error |
 //! | `metrics` | whether and where metrics are served |
 //! | `workers` | the settings of the device's workers |
+//! | `sandbox` | what the process can still do once it serves |
 //! | `keys` | `genkey`, `genpsk`, `pubkey` |
 //! | `proxy` | the sidecar: `proxy` |
 //! | `watch` | files that change while the sidecar runs |
@@ -24,6 +25,7 @@ mod metrics;
 mod notify;
 #[cfg(feature = "proxy")]
 mod proxy;
+mod sandbox;
 #[cfg(feature = "proxy")]
 mod watch;
 mod workers;

@@ -16,15 +16,16 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::arguments::ProxyArguments;
-use super::daemon::exit_at_the_latest;
+use super::daemon::{close_memory, exit_at_the_latest};
 use super::environment;
 use super::logging::{self, LogForm, LogLevel};
+use super::sandbox::{self, Files, Role};
 use super::watch::FileWatch;
 use crate::device::CloseReason;
 use crate::proxy::config::{self, Config, Environment, LogFormat, Remark};
-use crate::proxy::run::{End, Sidecar};
+use crate::proxy::run::{End, Prepared, Sidecar};
 use crate::sys::process;
-use crate::uapi::Ended;
+use crate::uapi::{Ended, Listener};
 
 /// The file if the command line does not name it.
 const CONFIG: &str = "ADIT_CONFIG";
@@ -38,8 +39,8 @@ const WAITING_THREADS_MAX: usize = 64;
 
 /// Checks the file, or runs what it says.
 pub(super) fn main(arguments: ProxyArguments) -> ExitCode {
-    // Keys pass through this memory. What cannot be forbidden costs nothing else.
-    let _ = process::set_dumpable(false);
+    // Keys pass through this memory.
+    close_memory();
     let variable = std::env::var_os(CONFIG).filter(|value| !value.is_empty()).map(PathBuf::from);
     let Some(path) = arguments.config.clone().or(variable) else {
         return super::complain(&format!(
@@ -53,11 +54,13 @@ pub(super) fn main(arguments: ProxyArguments) -> ExitCode {
             say_ok(&path)
         }
         Ok(config) => {
-            start_log(&path, &config, arguments.silent);
+            let settings = environment::Environment::read(|name| std::env::var_os(name));
+            let sandboxed = settings.sandbox.as_ref().is_ok_and(|it| it.unwrap_or(true));
+            start_log(&path, &config, arguments.silent, sandboxed);
             for warning in &config.warnings {
                 tracing::warn!("{warning}");
             }
-            let result = run(&path, &environment, config, arguments.info);
+            let result = run(&path, &environment, config, arguments.info, settings);
             if let Err(reason) = &result {
                 tracing::error!("{reason}");
             }
@@ -72,15 +75,27 @@ pub(super) fn main(arguments: ProxyArguments) -> ExitCode {
 }
 
 /// Runs the sidecar to its end. Fails with what to tell.
-fn run(path: &Path, environment: &Environment, config: Config, info: Option<SocketAddr>) -> Result<(), String> {
+fn run(
+    path: &Path,
+    environment: &Environment,
+    config: Config,
+    info: Option<SocketAddr>,
+    settings: environment::Environment,
+) -> Result<(), String> {
+    let sandboxed = settings.sandbox.map_err(|it| it.to_string())?.unwrap_or(true);
     let info = match info {
-        None => environment::Environment::read(|name| std::env::var_os(name)).metrics.map_err(|it| it.to_string())?,
+        None => settings.metrics.map_err(|it| it.to_string())?,
         given => given,
     };
+    let prepared = Sidecar::prepare(&config).map_err(|error| error.to_string())?;
     if let Err(error) = process::raise_open_files() {
         tracing::warn!("There may be no more open files than before, which bounds the connections: {error}");
     }
+    let files = files(&config, prepared.socket.as_ref());
     let workers = thread::available_parallelism().map_or(1, |count| count.get().min(WORKERS_MAX));
+    if sandboxed {
+        sandbox::enter(Role::Sidecar, files);
+    }
     let runtime = Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(WAITING_THREADS_MAX)
@@ -88,10 +103,21 @@ fn run(path: &Path, environment: &Environment, config: Config, info: Option<Sock
         .enable_all()
         .build()
         .map_err(|error| format!("the sidecar's threads cannot be started: {error}; allow the process more"))?;
-    let result = runtime.block_on(serve(path, environment, config, info));
+    let result = runtime.block_on(serve(path, environment, config, info, prepared));
     // What waits for the system, such as a read of standard input, is not waited for.
     runtime.shutdown_background();
     result
+}
+
+/// The folders that what it was configured by lies in, by their names and by those that links lead to, and that of its socket.
+fn files(config: &Config, socket: Option<&Listener>) -> Files {
+    let links = config.files.iter().filter_map(|file| file.canonicalize().ok());
+    let folder =
+        |path: &Path| path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+    Files {
+        read: config.files.iter().map(|file| folder(file)).chain(links.map(|file| folder(&file))).collect(),
+        remove: socket.into_iter().map(|socket| folder(socket.path())).collect(),
+    }
 }
 
 /// The signals that the sidecar listens to.
@@ -112,11 +138,17 @@ impl Signals {
     }
 }
 
-async fn serve(path: &Path, environment: &Environment, config: Config, info: Option<SocketAddr>) -> Result<(), String> {
+async fn serve(
+    path: &Path,
+    environment: &Environment,
+    config: Config,
+    info: Option<SocketAddr>,
+    prepared: Prepared,
+) -> Result<(), String> {
     // Before anything that takes its time: a signal that comes meanwhile is not lost.
     let mut signals = Signals::new()?;
     let mut watch = FileWatch::new(&config.files);
-    let mut sidecar = Sidecar::start(config, info).await.map_err(|error| error.to_string())?;
+    let mut sidecar = Sidecar::start(config, info, prepared).await.map_err(|error| error.to_string())?;
     let result = loop {
         let signalled = tokio::select! {
             end = sidecar.ended() => break verdict(end),
@@ -169,7 +201,7 @@ fn verdict(end: End) -> Result<(), String> {
 }
 
 /// Lines carry the name of the file, without its ending, where a daemon's carry the interface's.
-fn start_log(path: &Path, config: &Config, silent: bool) {
+fn start_log(path: &Path, config: &Config, silent: bool, sandboxed: bool) {
     let level = match config.log.level {
         _ if silent => LogLevel::Silent,
         Some(config::LogLevel::Silent) => LogLevel::Silent,
@@ -182,7 +214,7 @@ fn start_log(path: &Path, config: &Config, silent: bool) {
         LogFormat::Json => LogForm::Json,
     };
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    if let Err(error) = logging::start(&name, level, form) {
+    if let Err(error) = logging::start(&name, level, form, sandboxed) {
         eprintln!("adit: nothing will be logged: {error}");
     }
 }

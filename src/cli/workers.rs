@@ -21,7 +21,12 @@ pub(super) struct Workers {
 impl Workers {
     /// How many queues the interface is to have.
     pub(super) fn queues(&self) -> usize {
-        queues_for(self.threads.unwrap_or_else(default_threads))
+        queues_for(self.count())
+    }
+
+    /// How many there are to be. Where nothing was asked for, that is told by files.
+    pub(super) fn count(&self) -> usize {
+        self.threads.unwrap_or_else(default_threads)
     }
 
     /// Has the device made so.

@@ -61,7 +61,7 @@ pub struct Builder {
     tun: Box<dyn Tun>,
     udp: Arc<dyn Udp>,
     on_close: Option<OnClose>,
-    threads: usize,
+    threads: Option<usize>,
     spin: Duration,
     processors: Vec<usize>,
 }
@@ -74,7 +74,7 @@ impl Builder {
     /// once, [`THREADS_MAX`] at most. One does all the work while it can; up to two share one queue of the interface,
     /// more have one each.
     pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = threads.clamp(1, THREADS_MAX);
+        self.threads = Some(threads.clamp(1, THREADS_MAX));
         self
     }
 
@@ -106,6 +106,8 @@ impl Builder {
     /// the device with [`CloseReason::Failed`].
     pub fn start(self) -> io::Result<Device> {
         let Self { mut tun, udp, on_close, threads, spin, processors } = self;
+        // Asked only now: the answer is in files, which a process may have closed to itself.
+        let threads = threads.unwrap_or_else(default_threads);
         let polls: Vec<_> = (0..threads).map(|_| Poll::new()).collect::<io::Result<_>>()?;
         let control_poll = Poll::new()?;
         let signal = |poll: &Poll| io::Result::Ok(Signal::new(Waker::new(poll.registry(), WAKER)?));
@@ -197,7 +199,7 @@ impl Device {
             tun: Box::new(tun),
             udp: Arc::new(udp),
             on_close: None,
-            threads: default_threads(),
+            threads: None,
             spin: spin::WINDOW,
             processors: Vec::new(),
         }

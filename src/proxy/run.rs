@@ -38,7 +38,7 @@ use super::services::{Bound, Counters, Failure, Limits, Services, network};
 use super::tunnel::Tunnel;
 use super::{figures, pings};
 use crate::device::config::{ApplyError, Update};
-use crate::device::{CloseReason, Device};
+use crate::device::{CloseReason, Device, default_threads};
 use crate::metrics;
 use crate::netstack::{self, Netstack};
 use crate::uapi::{self, Ended, ListenError, Listener};
@@ -205,6 +205,14 @@ pub struct Sidecar {
     ends: UnboundedReceiver<End>,
 }
 
+/// What [`Sidecar::prepare`] has found and made.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Of `[Uapi]`.
+    pub socket: Option<Listener>,
+    threads: usize,
+}
+
 impl fmt::Debug for Sidecar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sidecar").field("services", &self.running.len()).finish_non_exhaustive()
@@ -212,16 +220,25 @@ impl fmt::Debug for Sidecar {
 }
 
 impl Sidecar {
-    /// Starts what `config` says. `info` is where metrics are served if it has no `[Metrics]`.
+    /// Does what needs files, apart from the rest: afterwards only those of the configuration and of the resolver are.
+    ///
+    /// # Errors
+    /// [`StartError::Uapi`].
+    pub fn prepare(config: &Config) -> Result<Prepared, StartError> {
+        let socket = config.uapi.as_deref().map(bind_socket).transpose()?;
+        Ok(Prepared { socket, threads: default_threads() })
+    }
+
+    /// Starts what `config` says, for which it was prepared. `info` is where metrics are served if it has no `[Metrics]`.
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
-    pub async fn start(config: Config, info: Option<SocketAddr>) -> Result<Self, StartError> {
+    pub async fn start(config: Config, info: Option<SocketAddr>, prepared: Prepared) -> Result<Self, StartError> {
+        let Prepared { socket, threads } = prepared;
         let (end, ends) = unbounded_channel();
         // The ports of the host first: what is wrong with them is known at once.
         let metrics = config.metrics.or(info).map(listen).transpose()?;
-        let socket = config.uapi.as_deref().map(bind_socket).transpose()?;
-        let (device, tunnel) = start_device(&config.interface, &end)?;
+        let (device, tunnel) = start_device(&config.interface, threads, &end)?;
         wait_until_bound(&device).await?;
         configure(&device, reload::update(None, &config)).map_err(|error| match error {
             ApplyError::ListenPort(source) => {
@@ -463,7 +480,11 @@ fn bind_socket(path: &Path) -> Result<Listener, StartError> {
 }
 
 /// A stack, and a device on it that has neither key nor port yet.
-fn start_device(interface: &Interface, end: &UnboundedSender<End>) -> Result<(Arc<Device>, Tunnel), StartError> {
+fn start_device(
+    interface: &Interface,
+    threads: usize,
+    end: &UnboundedSender<End>,
+) -> Result<(Arc<Device>, Tunnel), StartError> {
     let mut stack = netstack::Config::new(interface.addresses.clone());
     stack.mtu = interface.mtu;
     stack.dns = resolvers(interface);
@@ -471,6 +492,7 @@ fn start_device(interface: &Interface, end: &UnboundedSender<End>) -> Result<(Ar
     let (tun, net) = Netstack::pair(stack).map_err(StartError::Device)?;
     let end = end.clone();
     let device = Device::builder(tun, LinuxUdp)
+        .threads(threads)
         .on_close(move |reason| drop(end.send(End::Device(reason.clone()))))
         .start()
         .map_err(StartError::Device)?;

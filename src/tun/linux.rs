@@ -136,6 +136,8 @@ pub struct LinuxTun {
     index: Option<u32>,
     events: Option<LinkEvents>,
     mtu: usize,
+    /// Queues that were attached before they were asked for.
+    attached: Vec<File>,
     taken: bool,
 }
 
@@ -198,8 +200,21 @@ impl LinuxTun {
             index: events.index(),
             mtu: events.mtu(),
             events: Some(events),
+            attached: Vec::new(),
             taken: false,
         })
+    }
+
+    /// Attaches the queues that [`Tun::queues`] would, for whoever cannot open [`DRIVER`] any more when that is called.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn attach_queues(&mut self, count: usize) {
+        while self.multi_queue && self.attached.len() + 1 < count {
+            match self.attach() {
+                Ok(tun) => self.attached.push(tun.into()),
+                // Asked for once more later, which then says so.
+                Err(_) => return,
+            }
+        }
     }
 
     /// One more descriptor of the interface, with a queue of its own. Needs the privilege to make interfaces.
@@ -282,6 +297,8 @@ impl Tun for LinuxTun {
             return Err(io::Error::other("the queues were taken already"));
         }
         let mut queues = vec![self.queue(Arc::clone(&self.file))];
+        let attached: Vec<File> = self.attached.drain(..).take(count.saturating_sub(1)).collect();
+        queues.extend(attached.into_iter().map(|file| self.queue(Arc::new(file))));
         while self.multi_queue && queues.len() < count {
             match self.attach() {
                 Ok(tun) => queues.push(self.queue(Arc::new(tun.into()))),

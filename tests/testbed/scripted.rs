@@ -77,6 +77,16 @@ impl ScriptedPeer {
         self.identity.public_key()
     }
 
+    /// Has this preshared key with the device from the next handshake on.
+    pub fn set_preshared_key(&mut self, key: PresharedKey) {
+        self.handshake = Handshake::new(self.device, key);
+    }
+
+    /// The keys of each session so far, oldest first: what the device receives by, and what it sends by.
+    pub fn session_keys(&self) -> Vec<[[u8; 32]; 2]> {
+        self.sessions.iter().map(|session| [*session.keys.sending, *session.keys.receiving]).collect()
+    }
+
     /// Handshakes that have come to an end.
     pub fn session_count(&self) -> usize {
         self.sessions.len()

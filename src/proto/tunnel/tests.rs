@@ -230,7 +230,7 @@ fn gives_up() {
 
 /// S-12 [WP 6.3] At 540 s all keys are gone, and every index is back.
 #[test]
-fn zeroing() {
+fn s_12_zeroing() {
     let (mut a, mut b) = pair();
     handshake(&mut a, &mut b, at(0));
     handshake(&mut a, &mut b, at(6_000));
