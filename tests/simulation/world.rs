@@ -442,6 +442,8 @@ pub(crate) struct World {
     pub(crate) sent: Vec<Sent>,
     /// Keeps a copy of every datagram that arrived, for replaying it.
     pub(crate) recording: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
+    /// The same of every datagram as it was sent, before the network had it.
+    pub(crate) transmitted: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
     /// How far the wall clock was put back.
     pub(crate) wall_clock_back: Duration,
     now: Duration,
@@ -460,6 +462,7 @@ impl World {
             rng: TestRng(seed),
             sent: Vec::new(),
             recording: None,
+            transmitted: None,
             wall_clock_back: Duration::ZERO,
             now: Duration::ZERO,
             under_way: BTreeMap::new(),
@@ -539,6 +542,9 @@ impl World {
             let address = self.engines[from].address;
             for (to, datagram) in std::mem::take(&mut self.engines[from].outbox) {
                 self.sent.push(Sent { at: self.now, from, len: datagram.len(), kind: datagram[0] });
+                if let Some(transmitted) = &mut self.transmitted {
+                    transmitted.push((address, to, datagram.clone()));
+                }
                 let copies = 1 + usize::from(self.rng.per_mille(self.network.duplication));
                 for _ in 0..copies {
                     self.carry(address, to, datagram.clone());
