@@ -1,7 +1,7 @@
 # The verbs of this repository. CI calls the same ones (.ci/run).
 
 .DEFAULT_GOAL := help
-.PHONY: help check test api demo bench fuzz fuzz-run soak static image install clean
+.PHONY: help check test api demo bench fuzz fuzz-run model soak static image install clean
 
 PREFIX ?= /usr/local
 # Cargo's profile for `make static` and `make image`.
@@ -41,6 +41,9 @@ fuzz: ## Builds the fuzz targets, where cargo-fuzz is installed
 
 fuzz-run: ## Searches with them, FUZZ_SECONDS=60 each (FUZZ_TARGETS="uapi offload": those); adds to fuzz/runs.tsv
 	scripts/fuzz.sh
+
+model: ## Engines against a model, over a network that is an adversary's: 100,000 runs (MODEL_RUNS)
+	ADIT_MODEL_RUNS=$(or $(MODEL_RUNS),100000) cargo test --release --test model
 
 soak: ## A hub, its peers and strangers for 20 minutes, time running sixty times as fast (SOAK_SECONDS, SOAK_PEERS)
 	ADIT_SOAK_SECONDS=$(or $(SOAK_SECONDS),1200) ADIT_SOAK_PEERS=$(or $(SOAK_PEERS),24) cargo test --test soak -- --nocapture

@@ -22,7 +22,7 @@ mod world;
 use world::{KIND_DATA, Network, World};
 
 /// How many runs, when the environment does not say.
-const RUNS: (&str, u32) = ("ADIT_MODEL_RUNS", 400);
+const RUNS: (&str, u32) = ("ADIT_MODEL_RUNS", 300);
 const ENGINES: usize = 3;
 const STEPS_MIN: usize = 200;
 const STEPS_MAX: usize = 260;
