@@ -429,7 +429,7 @@ fn message_limits() {
 
 /// F-17: 30 % loss, overtaking, doubling, corruption: nothing is delivered twice, and most of it once.
 #[test]
-fn a_bad_network() {
+fn f_17_a_bad_network() {
     let mut world = World::new(2, seed());
     world.network = Network {
         delay: Duration::from_millis(20),
@@ -514,7 +514,7 @@ fn traffic_comes_back_with_the_network() {
 
 /// F-18 [WP 6.2] A peer that lost its memory: 15 s after data that nothing answers, or at once if it speaks.
 #[test]
-fn a_peer_restarts() {
+fn f_18_a_peer_restarts() {
     let mut world = idle_session();
     world.act(1, |engine, _| engine.restart());
     let lost = world.send(0, 0);

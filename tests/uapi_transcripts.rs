@@ -113,7 +113,7 @@ fn framing_table() {
 
 /// [UAPI] U-08: several operations on one connection, also when they arrive together or follow a wrong one.
 #[test]
-fn pipelined_operations_are_all_answered() {
+fn u_08_pipelined_operations_are_all_answered() {
     let served = Served::new();
     let check = |request: &str, expected: &str| assert_eq!(served.ask(request), expected, "{request:?}");
     check("set=1\nfwmark=1\n\nget=1\n\n", "errno=0\n\nfwmark=1\nerrno=0\n\n");
@@ -278,7 +278,7 @@ fn sets_are_serialised_and_gets_are_not() {
 
 /// A client that asks and does not read holds no lock and does not delay the end.
 #[test]
-fn a_get_that_is_not_read_blocks_nobody() {
+fn u_02_a_get_that_is_not_read_blocks_nobody() {
     let mut served = Served::new();
     let peers: String = (0..5000).map(|index| format!("public_key={index:064x}\nallowed_ip=10.0.0.0/8\n")).collect();
     assert_eq!(served.set(&peers), "errno=0\n\n");
@@ -294,7 +294,7 @@ fn a_get_that_is_not_read_blocks_nobody() {
 
 /// [UAPI] U-03: lines of any length.
 #[test]
-fn a_line_that_is_too_long_is_an_input_error() {
+fn u_03_a_line_that_is_too_long_is_an_input_error() {
     let served = Served::new();
     let check = |key: usize, rest: &str, expected: &str| {
         assert_eq!(served.ask(format!("set=1\n{}{rest}", "a".repeat(key))), expected, "{key}");
