@@ -10,7 +10,7 @@ use adit::key::{PrivateKey, PublicKey};
 use adit::tun::memory::{MemoryTun, MemoryTunHandle};
 use adit::udp::memory::MemoryNetwork;
 
-use crate::testbed::{GROWTH_MAX, InUse, status_field};
+use crate::testbed::{GROWTH_MAX, InUse, SetOnDrop, status_field};
 
 /// Nothing that is waited for takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -130,10 +130,9 @@ fn under_traffic(changes: u32, moves: bool, mut change: impl FnMut(&Host, u32)) 
                 std::thread::sleep(Duration::from_micros(50));
             }
         });
-        let start = Instant::now();
+        let (start, _over) = (Instant::now(), SetOnDrop(&ended));
         (0..changes).for_each(|round| change(&hosts[0], round));
         println!("{changes} changes in {:?}, {} packets meanwhile", start.elapsed(), delivered.load(Ordering::Relaxed));
-        ended.store(true, Ordering::Relaxed);
     });
     assert!(delivered.load(Ordering::Relaxed) > 0, "there was traffic");
     let grown = resident().saturating_sub(before);

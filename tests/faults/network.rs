@@ -9,7 +9,7 @@ use crate::privileged;
 use crate::relay::{Relay, Trouble};
 use crate::testbed::{
     Capture, Implementation, Initiator, NUMBERED_LEN_MIN, Namespace, Oracle, Outer, Pair, PairOptions, Process, Scratch,
-    TcpLoad, check_calm, check_recovery, ping, read_numbered, udp_socket, wait_until, write_numbered,
+    SetOnDrop, TcpLoad, check_calm, check_recovery, ping, read_numbered, udp_socket, wait_until, write_numbered,
 };
 
 /// Nothing that is waited for takes longer, also on a busy machine.
@@ -207,6 +207,7 @@ fn silences(pair: &Pair, changes: &mut dyn Iterator<Item = String>) -> Vec<Durat
             }
             arrivals
         });
+        let over = SetOnDrop(&ended);
         let pause = || std::thread::sleep(Duration::from_millis(150));
         let mut moments = Vec::new();
         for words in changes {
@@ -216,7 +217,7 @@ fn silences(pair: &Pair, changes: &mut dyn Iterator<Item = String>) -> Vec<Durat
         }
         pause();
         moments.push(Instant::now());
-        ended.store(true, Ordering::Relaxed);
+        drop(over);
         (receiving.join().unwrap(), moments)
     });
     moments
@@ -271,6 +272,7 @@ fn numbered(from: &Namespace, to: &Namespace, address: IpAddr, time: Duration) -
             }
             arrived
         });
+        let over = SetOnDrop(&ended);
         let (start, mut sent, mut payload) = (Instant::now(), 0, Vec::new());
         while start.elapsed() < time {
             payload.resize(NUMBERED_LEN_MIN + (sent * 37 % 1300) as usize, 0);
@@ -279,7 +281,7 @@ fn numbered(from: &Namespace, to: &Namespace, address: IpAddr, time: Duration) -
             sent += 1;
             std::thread::sleep(Duration::from_micros(500));
         }
-        ended.store(true, Ordering::Relaxed);
+        drop(over);
         (sent, receiving.join().unwrap())
     })
 }

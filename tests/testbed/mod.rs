@@ -57,7 +57,7 @@ pub use capture::{Capture, Frame};
 pub use daemon::{Daemon, Implementation, unique_interface};
 pub use dump::{Dump, DumpedPeer};
 pub use keys::{Keys, random_bytes, random_key};
-pub use load::{Pace, Strangers, TcpCounters, TcpLoad, UdpFlood, paced, udp_socket};
+pub use load::{Pace, SetOnDrop, Strangers, TcpCounters, TcpLoad, UdpFlood, paced, udp_socket};
 pub use namespace::{Namespace, veth};
 pub use numbered::{Ledger, NUMBERED_LEN_MIN, read_numbered, write_numbered};
 pub use oracle::{GROWTH_MAX, InUse, Oracle, RECOVERY_LIMIT, Vitals, check_calm, check_recovery};
