@@ -581,9 +581,8 @@ fn u_02_a_hundred_slow_clients_hold_up_nobody() {
         let mut daemon = Daemon::start(&ns, Implementation::Adit);
         let bytes = format!("set=1\nprivate_key={}", "0".repeat(64));
         let beginnings = 20;
-        let mut slow: Vec<UnixStream> = (0..100)
-            .map(|_| UnixStream::connect(socket_path(daemon.interface())).expect("it listens"))
-            .collect();
+        let mut slow: Vec<UnixStream> =
+            (0..100).map(|_| UnixStream::connect(socket_path(daemon.interface())).expect("it listens")).collect();
         for (number, client) in slow.iter_mut().enumerate() {
             client.write_all(&bytes.as_bytes()[..number % beginnings]).expect("it reads");
         }

@@ -359,7 +359,24 @@ fn u_03_odd_values_are_refused_or_mean_one_thing() {
     };
     // NUL, spaces, other scripts' digits, signs, bases, fractions, exponents, empty values, values out of range.
     let odd = [
-        "", " ", "1 ", " 1", "+1", "-1", "-0", "0x1", "0b1", "1e1", "1.0", "1_0", "1,0", "\u{661}", "1\0", "\01", "true", "inf",
+        "",
+        " ",
+        "1 ",
+        " 1",
+        "+1",
+        "-1",
+        "-0",
+        "0x1",
+        "0b1",
+        "1e1",
+        "1.0",
+        "1_0",
+        "1,0",
+        "\u{661}",
+        "1\0",
+        "\01",
+        "true",
+        "inf",
         "99999999999999999999",
     ];
     for value in odd {
@@ -382,7 +399,9 @@ fn u_03_odd_values_are_refused_or_mean_one_thing() {
             refused(&format!("public_key={A}\n{key}={value}\n"));
         }
     }
-    for line in ["private_key=", "public_key=", "endpoint=", "=", "=1", " fwmark=1", "fwmark =1", "FWMARK=1", "fwmark==1"] {
+    for line in
+        ["private_key=", "public_key=", "endpoint=", "=", "=1", " fwmark=1", "fwmark =1", "FWMARK=1", "fwmark==1"]
+    {
         refused(&format!("{line}\n"));
     }
     for bytes in [&b"\xff=1"[..], b"fwmark=\xff", b"fwmark=\xc3\x28", b"\0=1", b"fwmark\0=1", b"fwmark=1\0"] {
@@ -393,10 +412,14 @@ fn u_03_odd_values_are_refused_or_mean_one_thing() {
     assert_eq!(served.set("fwmark=1\nfwmark=2\r\nlisten_port=7\r\nlisten_port=8\n"), "errno=0\n\n");
     assert_eq!(served.get(), "listen_port=8\nfwmark=2\nerrno=0\n\n");
     // So does a peer's, and a peer that comes twice is one.
-    let twice = format!("public_key={A}\nendpoint=1.2.3.4:5\nendpoint=1.2.3.4:6\nallowed_ip=10.0.0.0/8\nallowed_ip=10.0.0.0/8\n");
+    let twice = format!(
+        "public_key={A}\nendpoint=1.2.3.4:5\nendpoint=1.2.3.4:6\nallowed_ip=10.0.0.0/8\nallowed_ip=10.0.0.0/8\n"
+    );
     assert_eq!(served.set(&format!("{twice}{twice}")), "errno=0\n\n");
     let dump = served.get();
-    for (line, count) in [("public_key=", 1), ("endpoint=1.2.3.4:6\n", 1), ("endpoint=", 1), ("allowed_ip=10.0.0.0/8\n", 1)] {
+    for (line, count) in
+        [("public_key=", 1), ("endpoint=1.2.3.4:6\n", 1), ("endpoint=", 1), ("allowed_ip=10.0.0.0/8\n", 1)]
+    {
         assert_eq!(dump.matches(line).count(), count, "{line:?} in {dump}");
     }
 }
@@ -552,7 +575,8 @@ fn u_06_a_hundred_and_thirty_thousand_allowed_ips_of_one_peer() {
         assert!(say().ends_with(&format!("{prefixes}errno=0\n\n")), "in the order in which they were set");
     }
     device.apply(set::parse(format!("public_key={B}\n{prefixes}").as_bytes()).unwrap()).unwrap();
-    let (first, second) = device.snapshot().peers.iter().map(|peer| peer.allowed_ips.len()).fold((0, 0), |(_, a), b| (a, b));
+    let (first, second) =
+        device.snapshot().peers.iter().map(|peer| peer.allowed_ips.len()).fold((0, 0), |(_, a), b| (a, b));
     assert_eq!((first, second), (0, COUNT as usize), "each has moved");
     device.apply(set::parse(b"replace_peers=true\n").unwrap()).unwrap();
     assert_eq!(say(), "errno=0\n\n");
@@ -584,7 +608,9 @@ fn u_07_every_dump_is_of_one_moment() {
         sections
             .map(|section| {
                 let (key, rest) = section.split_once('\n').unwrap();
-                for needed in ["preshared_key=", "protocol_version=", "last_handshake_time_nsec=", "tx_bytes=", "rx_bytes="] {
+                for needed in
+                    ["preshared_key=", "protocol_version=", "last_handshake_time_nsec=", "tx_bytes=", "rx_bytes="]
+                {
                     assert_eq!(rest.matches(needed).count(), 1, "{section}");
                 }
                 (key, rest.lines().filter_map(|line| line.strip_prefix("allowed_ip=")).collect())

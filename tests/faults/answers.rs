@@ -44,8 +44,20 @@ const READY_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// What a call on a socket may fail with.
 const ERRNOS: [i32; 14] = [
-    libc::ENOBUFS, libc::EPERM, libc::ECONNREFUSED, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ENETDOWN, libc::EINTR,
-    libc::EAGAIN, libc::EMSGSIZE, libc::EIO, libc::ENOMEM, libc::EINVAL, libc::EACCES, libc::EBADF,
+    libc::ENOBUFS,
+    libc::EPERM,
+    libc::ECONNREFUSED,
+    libc::ENETUNREACH,
+    libc::EHOSTUNREACH,
+    libc::ENETDOWN,
+    libc::EINTR,
+    libc::EAGAIN,
+    libc::EMSGSIZE,
+    libc::EIO,
+    libc::ENOMEM,
+    libc::EINVAL,
+    libc::EACCES,
+    libc::EBADF,
 ];
 
 /// How often each call fails, in thousandths, and what was lost by it so far.
@@ -303,7 +315,9 @@ fn check_heals(one: &Host, two: &Host, numbers: &mut u64) {
 fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc is there");
     let after_name = stat.rsplit(')').next().expect("split gives at least one part");
-    Duration::from_millis(10 * after_name.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum::<u64>())
+    Duration::from_millis(
+        10 * after_name.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum::<u64>(),
+    )
 }
 
 /// A tenth of all calls fails, then nearly all, then all, then none.

@@ -177,8 +177,12 @@ fn f_13_allowed_ips_move_under_traffic() {
         host.change(PeerUpdate { allowed_ips: vec![allowed(2)], ..PeerUpdate::new(public(owner)) });
         let snapshot = host.device.snapshot();
         let prefix = allowed(2).allowed_ip;
-        let owners: Vec<_> =
-            snapshot.peers.iter().filter(|peer| peer.allowed_ips.contains(&prefix)).map(|peer| peer.public_key).collect();
+        let owners: Vec<_> = snapshot
+            .peers
+            .iter()
+            .filter(|peer| peer.allowed_ips.contains(&prefix))
+            .map(|peer| peer.public_key)
+            .collect();
         assert_eq!(owners, [public(owner)], "round {round}");
     });
     check_passes(&hosts, 2);

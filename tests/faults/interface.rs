@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::privileged;
 use crate::testbed::{
-    Daemon, Initiator, Namespace, Oracle, Pair, PairOptions, Process, Scratch, TcpLoad, UdpFlood, check_calm, check_recovery, ping_with,
-    socket_path, wait_until,
+    Daemon, Initiator, Namespace, Oracle, Pair, PairOptions, Process, Scratch, TcpLoad, UdpFlood, check_calm,
+    check_recovery, ping_with, socket_path, wait_until,
 };
 
 /// Nothing that is waited for takes longer, also on a busy machine.
@@ -115,7 +115,8 @@ fn f_09_every_mtu_from_68_to_65535_under_load() {
             node.daemon.ip(&format!("link set DEV mtu {mtu}"));
         }
         wait_until(&format!("a ping of {mtu} bytes passes"), PATIENCE, || {
-            ping_with(&pair.left.ns, &format!("-M do -c 1 -W 0.5 -s {} {}", mtu - 28, pair.right.inner_v4)).received == 1
+            ping_with(&pair.left.ns, &format!("-M do -c 1 -W 0.5 -s {} {}", mtu - 28, pair.right.inner_v4)).received
+                == 1
         });
     }
     // An MTU below 1280 takes the IPv6 addresses away.

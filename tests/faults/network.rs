@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use crate::privileged;
 use crate::relay::{Relay, Trouble};
 use crate::testbed::{
-    Capture, Implementation, Initiator, NUMBERED_LEN_MIN, Namespace, Oracle, Outer, Pair, PairOptions, Process, Scratch,
-    SetOnDrop, TcpLoad, check_calm, check_recovery, ping, read_numbered, udp_socket, wait_until, write_numbered,
+    Capture, Implementation, Initiator, NUMBERED_LEN_MIN, Namespace, Oracle, Outer, Pair, PairOptions, Process,
+    Scratch, SetOnDrop, TcpLoad, check_calm, check_recovery, ping, read_numbered, udp_socket, wait_until,
+    write_numbered,
 };
 
 /// Nothing that is waited for takes longer, also on a busy machine.
@@ -38,10 +39,8 @@ fn f_01_a_link_goes_down_and_up_a_hundred_times() {
     let (mut pair, scratch) = (pair(), Scratch::new());
     let oracle = Oracle::before(&pair);
     {
-        let _traffic = [
-            pings(&pair.left.ns, pair.right.inner_v4, &scratch),
-            pings(&pair.right.ns, pair.left.inner_v4, &scratch),
-        ];
+        let _traffic =
+            [pings(&pair.left.ns, pair.right.inner_v4, &scratch), pings(&pair.right.ns, pair.left.inner_v4, &scratch)];
         let flap = "link set outer down\nlink set outer up\n".repeat(FLAPS);
         let batch = scratch.write("batch", &flap);
         pair.left.ns.run(&format!("ip -batch {}", batch.display()));
@@ -171,7 +170,8 @@ fn f_10_ipv6_is_switched_off_and_on_while_it_is_used() {
         }
         // By way of IPv4, meanwhile, the same daemon is reached.
         let IpAddr::V4(v4) = Outer::V4.address(2) else { unreachable!("an IPv4 address") };
-        let at = |ip: IpAddr| format!("peer {} endpoint {}", pair.right.keys.public, SocketAddr::new(ip, pair.right.port));
+        let at =
+            |ip: IpAddr| format!("peer {} endpoint {}", pair.right.keys.public, SocketAddr::new(ip, pair.right.port));
         pair.left.daemon.set(&at(v4.into()));
         check_recovery(&pair.left, &pair.right);
         pair.left.ns.sysctl("net.ipv6.conf.all.disable_ipv6", "0");
@@ -351,7 +351,8 @@ fn the_relay_does_what_it_is_asked_for() {
         std::thread::scope(|scope| {
             let receiving = scope.spawn(|| {
                 let (mut arrived, mut buffer, mut last) = (Vec::new(), [0; 64], Instant::now());
-                while last.elapsed() < Duration::from_secs(1) || relay.counts().received.load(Ordering::Relaxed) < COUNT {
+                while last.elapsed() < Duration::from_secs(1) || relay.counts().received.load(Ordering::Relaxed) < COUNT
+                {
                     if let Ok(len) = server.recv(&mut buffer) {
                         arrived.push(u64::from_be_bytes(buffer[..len].try_into().unwrap()));
                         last = Instant::now();

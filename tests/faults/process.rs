@@ -17,10 +17,9 @@ use adit::udp::linux::LinuxUdp;
 
 use crate::privileged;
 use crate::testbed::{
-    Daemon, Implementation, Initiator, Namespace, Oracle, Pair, PairOptions, SIGTERM, Scratch, SetOnDrop, UdpFlood, answers,
-    check_calm, check_recovery, interrupt_by_sigusr1, interrupt_thread, ping_with, socket_path, status_field, transfer,
-    try_run_to_end,
-    unique_interface, veth, wait_until,
+    Daemon, Implementation, Initiator, Namespace, Oracle, Pair, PairOptions, SIGTERM, Scratch, SetOnDrop, UdpFlood,
+    answers, check_calm, check_recovery, interrupt_by_sigusr1, interrupt_thread, ping_with, socket_path, status_field,
+    transfer, try_run_to_end, unique_interface, veth, wait_until,
 };
 
 /// Nothing that is waited for takes longer, also on a busy machine.
@@ -65,7 +64,9 @@ fn f_05_descriptors_run_out_in_a_port_change_and_in_accept() {
         check_recovery(&pair.right, &pair.left);
     }
     // For nobody.
-    wait_until("the client's descriptor is given back", PATIENCE, || limit_with_spare(&pair.left.daemon, 0) == limits[0]);
+    wait_until("the client's descriptor is given back", PATIENCE, || {
+        limit_with_spare(&pair.left.daemon, 0) == limits[0]
+    });
     limit_descriptors(&pair.left.daemon, &limits[0]);
     let mut waiting = UnixStream::connect(socket_path(pair.left.daemon.interface())).expect("it listens");
     waiting.write_all(b"get=1\n\n").expect("the system takes it");
@@ -96,7 +97,8 @@ fn start_limited(ns: &Namespace, limit: &[&str], program: &str) -> Start {
     let mut process = crate::testbed::Process::spawn(command, scratch.file("log"));
     // It has begun to wait for signals, or it has given up before.
     let waits_for_signals = |pid: u32| {
-        let sets = ["SigBlk", "SigCgt"].map(|set| u64::from_str_radix(&status_field(pid, set).unwrap_or_default(), 16).ok());
+        let sets =
+            ["SigBlk", "SigCgt"].map(|set| u64::from_str_radix(&status_field(pid, set).unwrap_or_default(), 16).ok());
         sets.into_iter().flatten().any(|set| set >> (SIGTERM - 1) & 1 == 1)
     };
     wait_until("the start has failed, or it serves", START_LIMIT, || {
@@ -168,7 +170,8 @@ fn f_15_a_start_without_threads_fails_in_words() {
          prlimit --nproc=\"$0\" \"$@\""
     );
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let limits = (1..=10 + threads).map(|limit| vec!["sh".to_owned(), "-c".to_owned(), prepare.clone(), limit.to_string()]);
+    let limits =
+        (1..=10 + threads).map(|limit| vec!["sh".to_owned(), "-c".to_owned(), prepare.clone(), limit.to_string()]);
     check_starts(&ns, copy.to_str().expect("a name of this test's"), limits, &[Some(1)]);
     std::fs::remove_dir_all(folder).expect("it is this test's");
 }

@@ -493,7 +493,9 @@ impl World {
     pub(crate) fn now(&self) -> Now {
         Now {
             instant: Instant::from_nanos(1_000_000_000) + self.now,
-            unix: UnixTime(Duration::from_secs(1_700_000_000) + self.now + self.wall_clock_ahead - self.wall_clock_back),
+            unix: UnixTime(
+                Duration::from_secs(1_700_000_000) + self.now + self.wall_clock_ahead - self.wall_clock_back,
+            ),
         }
     }
 
