@@ -15,6 +15,7 @@ mod changes;
 mod interface;
 mod network;
 mod process;
+#[allow(unreachable_pub, reason = "a module of the benchmark as well")]
 #[path = "../../benches/e2e/relay.rs"]
 mod relay;
 #[path = "../testbed/mod.rs"]
