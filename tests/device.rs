@@ -293,7 +293,7 @@ fn the_link_goes_down_and_up() {
 
 /// [UAPI] A port that somebody has is refused, and the old one goes on working.
 #[test]
-fn a_port_in_use_changes_nothing() {
+fn f_06_a_port_in_use_changes_nothing() {
     let network = MemoryNetwork::new();
     let (one, two) = (host(&network, 1), host(&network, 2));
     one.add(one.peer(2));

@@ -251,7 +251,7 @@ fn a_connection_that_is_dropped_is_closed_in_order_or_reset() {
 
 /// Loss, duplication and reordering of outer datagrams lose nothing of a connection.
 #[test]
-fn a_bad_network() {
+fn f_17_a_bad_network() {
     let network = MemoryNetwork::new();
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
     println!("SEED={seed}");

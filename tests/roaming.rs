@@ -496,7 +496,7 @@ fn peers_with_low_order_keys_stay_silent() {
 
 /// The responder answers in the new session from its first packet on, though the old one would still hold.
 #[test]
-fn a_restarted_peer_is_answered_at_its_first_packet() {
+fn f_18_a_restarted_peer_is_answered_at_its_first_packet() {
     privileged!("ping", "tcpdump");
     let mut pair = both(Outer::V4);
     let (left, right) = (&mut pair.left, &pair.right);

@@ -429,7 +429,7 @@ fn message_limits() {
 
 /// F-17: 30 % loss, overtaking, doubling, corruption: nothing is delivered twice, and most of it once.
 #[test]
-fn a_bad_network() {
+fn f_17_a_bad_network() {
     let mut world = World::new(2, seed());
     world.network = Network {
         delay: Duration::from_millis(20),
@@ -514,7 +514,7 @@ fn traffic_comes_back_with_the_network() {
 
 /// F-18 [WP 6.2] A peer that lost its memory: 15 s after data that nothing answers, or at once if it speaks.
 #[test]
-fn a_peer_restarts() {
+fn f_18_a_peer_restarts() {
     let mut world = idle_session();
     world.act(1, |engine, _| engine.restart());
     let lost = world.send(0, 0);
@@ -594,6 +594,58 @@ fn the_wall_clock_goes_back() {
     world.run(secs(1));
     assert!(to_b.iter().all(|&number| world.delivered(1, number)));
     assert!(to_a.iter().all(|&number| world.delivered(0, number)));
+}
+
+/// F-12: ten years ahead, back again, ten years before that, and back: every packet arrives, through every handshake.
+#[test]
+fn f_12_the_wall_clock_leaps_ten_years_either_way() {
+    const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
+    let mut world = idle_session();
+    for (ahead, back) in [(1, 0), (0, 0), (0, 1), (0, 0), (1, 0), (0, 1)] {
+        (world.wall_clock_ahead, world.wall_clock_back) = (TEN_YEARS * ahead, TEN_YEARS * back);
+        // More than one session's time, so that each side has to shake hands with the clock as it is.
+        let handshakes = world.engines[0].handshakes;
+        let (to_b, to_a) = world.chat(secs(300), secs(1));
+        world.run(secs(1));
+        assert!(world.engines[0].handshakes > handshakes);
+        assert!(to_b.iter().all(|&number| world.delivered(1, number)), "{ahead} ahead, {back} back");
+        assert!(to_a.iter().all(|&number| world.delivered(0, number)), "{ahead} ahead, {back} back");
+    }
+}
+
+/// F-12: one machine is suspended for seconds, minutes, hours, days, while the other one goes on sending. Its timers are
+/// all due at once when it wakes up; a packet of its own passes within a handshake, whoever sends first.
+#[test]
+fn f_12_a_machine_is_suspended_and_wakes_up() {
+    for asleep in [2, 100, 170, 185, 600, 86_400] {
+        for first in [0, 1] {
+            let mut world = World::new(2, seed());
+            world.chat(secs(130), secs(1));
+            world.suspended = Some(0);
+            for _ in 0..asleep.min(700) {
+                world.send(1, 0);
+                world.run(secs(1));
+            }
+            world.run(secs(asleep - asleep.min(700)));
+            world.suspended = None;
+            let since = world.elapsed();
+            let mut numbers = Vec::new();
+            while !numbers.iter().any(|&number| world.delivered(1 - first, number)) {
+                numbers.push(world.send(first, 0));
+                world.run(Duration::from_millis(100));
+                let took = world.elapsed() - since;
+                let limit = REKEY_TIMEOUT + REKEY_TIMEOUT_JITTER_MAX + 4 * DELAY + Duration::from_millis(200);
+                assert!(took <= limit, "{took:?} after {asleep} s of sleep, {first} first");
+            }
+            let (to_b, to_a) = world.chat(secs(300), secs(1));
+            world.run(secs(1));
+            // The old session may end within the first seconds.
+            for (engine, sent) in [(1, to_b), (0, to_a)] {
+                let delivered = sent.iter().filter(|&&number| world.delivered(engine, number)).count();
+                assert!(delivered + 7 > sent.len(), "{delivered} of {} after {asleep} s of sleep", sent.len());
+            }
+        }
+    }
 }
 
 /// Roaming: the endpoint follows authenticated data, and the answer goes where that came from.

@@ -245,7 +245,7 @@ fn a_routing_loop_with_a_live_session_is_survived() {
 }
 
 #[test]
-fn the_mtu_changes_under_traffic_without_loss() {
+fn f_09_the_mtu_changes_under_traffic_without_loss() {
     privileged!("ping", "tcpdump");
     let pair = Pair::new();
     pair.ping_both_ways();

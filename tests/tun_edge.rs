@@ -172,8 +172,8 @@ fn follow(queues: usize) {
 }
 
 #[test]
-fn follows_it_from_namespace_to_namespace() {
-    in_namespace("follows_it_from_namespace_to_namespace", || {
+fn f_08_follows_it_from_namespace_to_namespace() {
+    in_namespace("f_08_follows_it_from_namespace_to_namespace", || {
         let (one, two) = (Namespace::new(), Namespace::new());
         // Indices differ from namespace to namespace, and are taken.
         one.sh("ip link add va type veth peer name vb; ip link add vc type veth peer name vd");
@@ -224,8 +224,8 @@ fn follows_it_from_namespace_to_namespace() {
 }
 
 #[test]
-fn ends_with_its_namespace() {
-    in_namespace("ends_with_its_namespace", || {
+fn f_08_ends_with_its_namespace() {
+    in_namespace("f_08_ends_with_its_namespace", || {
         let one = Namespace::new();
         let mut tun = LinuxTun::create("wg0", 1).unwrap();
         let mut queue = tun.queues(1).unwrap().remove(0);

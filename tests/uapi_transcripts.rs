@@ -113,7 +113,7 @@ fn framing_table() {
 
 /// [UAPI] U-08: several operations on one connection, also when they arrive together or follow a wrong one.
 #[test]
-fn pipelined_operations_are_all_answered() {
+fn u_08_pipelined_operations_are_all_answered() {
     let served = Served::new();
     let check = |request: &str, expected: &str| assert_eq!(served.ask(request), expected, "{request:?}");
     check("set=1\nfwmark=1\n\nget=1\n\n", "errno=0\n\nfwmark=1\nerrno=0\n\n");
@@ -130,6 +130,50 @@ fn pipelined_operations_are_all_answered() {
         assert_eq!(read_reply(&mut stream), "errno=0\n\n");
         stream.write_all(b"get=1\n\n").unwrap();
         assert_eq!(read_reply(&mut stream), format!("fwmark={mark}\nerrno=0\n\n"));
+    }
+}
+
+/// U-08: every operation there is, one after the other on one connection, in pieces of any size: the answers are those
+/// that each gets on a connection of its own.
+#[test]
+fn u_08_all_operations_on_one_connection_in_any_pieces() {
+    let operations = [
+        "get=1\n\n".to_owned(),
+        format!("set=1\n{}\n", three_peers()),
+        "get=1\n\n".to_owned(),
+        "set=1\n\n".to_owned(),
+        "set=1\nfwmark\n\n".to_owned(),
+        "set=1\nfoo=1\nfwmark=9\n\n".to_owned(),
+        "get=1\n\n".to_owned(),
+        format!("set=1\npublic_key={A}\nupdate_only=true\nallowed_ip=-10.0.0.0/24\nallowed_ip=10.9.0.0/24\n\n"),
+        format!("set=1\npublic_key={B}\nremove=true\n\n"),
+        "get=1\n\n".to_owned(),
+        format!("set=1\nprivate_key={ZEROS}\nlisten_port=0\nfwmark=0\nreplace_peers=true\n\n"),
+        "get=1\n\n".to_owned(),
+        // A line without end is also the connection's.
+        format!("set=1\n{}=1\n\n", "a".repeat(LINE_BYTES_MAX)),
+    ];
+    let apart: String = {
+        let served = Served::new();
+        operations.iter().map(|operation| served.ask(operation)).collect()
+    };
+    assert_eq!(apart.matches("errno=").count(), operations.len());
+    let together = operations.concat();
+    for piece in [1, 2, 7, 64, 1000, together.len()] {
+        let served = Served::new();
+        let mut stream = served.connect();
+        // From a thread of its own: neither side waits for the other's buffers.
+        let reader = stream.try_clone().unwrap();
+        let answers = std::thread::scope(|scope| {
+            let reading = scope.spawn(|| read_to_end(reader));
+            // One byte at a time for the first ones, which is enough to cut every line at every place.
+            let single = if piece == 1 { together.len().min(3000) } else { 0 };
+            together.as_bytes()[..single].iter().for_each(|byte| stream.write_all(&[*byte]).unwrap());
+            together.as_bytes()[single..].chunks(piece.max(2)).for_each(|piece| stream.write_all(piece).unwrap());
+            stream.shutdown(Shutdown::Write).unwrap();
+            reading.join().unwrap()
+        });
+        assert!(answers == apart, "in pieces of {piece}:\n{answers}instead of\n{apart}");
     }
 }
 
@@ -278,7 +322,7 @@ fn sets_are_serialised_and_gets_are_not() {
 
 /// A client that asks and does not read holds no lock and does not delay the end.
 #[test]
-fn a_get_that_is_not_read_blocks_nobody() {
+fn u_02_a_get_that_is_not_read_blocks_nobody() {
     let mut served = Served::new();
     let peers: String = (0..5000).map(|index| format!("public_key={index:064x}\nallowed_ip=10.0.0.0/8\n")).collect();
     assert_eq!(served.set(&peers), "errno=0\n\n");
@@ -294,7 +338,7 @@ fn a_get_that_is_not_read_blocks_nobody() {
 
 /// [UAPI] U-03: lines of any length.
 #[test]
-fn a_line_that_is_too_long_is_an_input_error() {
+fn u_03_a_line_that_is_too_long_is_an_input_error() {
     let served = Served::new();
     let check = |key: usize, rest: &str, expected: &str| {
         assert_eq!(served.ask(format!("set=1\n{}{rest}", "a".repeat(key))), expected, "{key}");
@@ -303,6 +347,155 @@ fn a_line_that_is_too_long_is_an_input_error() {
     check(LINE_BYTES_MAX - 2, "=1\n\nget=1\n\n", "errno=-5\n\n");
     check(5 * LINE_BYTES_MAX, "=1\n\nget=1\n\n", "errno=-5\n\n");
     check(5 * LINE_BYTES_MAX, "", "errno=-5\n\n");
+}
+
+/// U-03: odd bytes, odd numbers, odd repetitions, and nothing where something belongs.
+#[test]
+fn u_03_odd_values_are_refused_or_mean_one_thing() {
+    let served = Served::new();
+    let refused = |body: &str| {
+        assert_eq!(served.set(body), "errno=-22\n\n", "{body:?}");
+        assert_eq!(served.get(), "errno=0\n\n", "{body:?}: nothing of it is applied");
+    };
+    // NUL, spaces, other scripts' digits, signs, bases, fractions, exponents, empty values, values out of range.
+    let odd = [
+        "",
+        " ",
+        "1 ",
+        " 1",
+        "+1",
+        "-1",
+        "-0",
+        "0x1",
+        "0b1",
+        "1e1",
+        "1.0",
+        "1_0",
+        "1,0",
+        "\u{661}",
+        "1\0",
+        "\01",
+        "true",
+        "inf",
+        "99999999999999999999",
+    ];
+    for value in odd {
+        refused(&format!("listen_port={value}\n"));
+        refused(&format!("fwmark={value}\n"));
+        refused(&format!("public_key={A}\npersistent_keepalive_interval={value}\n"));
+        refused(&format!("public_key={A}\nallowed_ip=10.0.0.0/{value}\n"));
+        refused(&format!("public_key={A}\nendpoint=1.2.3.4:{value}\n"));
+        refused(&format!("public_key={A}\nprotocol_version={value}\n"));
+    }
+    for value in ["65536", "4294967296"] {
+        refused(&format!("listen_port={value}\n"));
+        refused(&format!("public_key={A}\npersistent_keepalive_interval={value}\n"));
+        refused(&format!("public_key={A}\nendpoint=1.2.3.4:{value}\n"));
+    }
+    refused("fwmark=4294967296\n");
+    for value in ["", "True", "TRUE", "false", "1", "yes", " true", "true ", "true\0"] {
+        refused(&format!("replace_peers={value}\n"));
+        for key in ["remove", "update_only", "replace_allowed_ips"] {
+            refused(&format!("public_key={A}\n{key}={value}\n"));
+        }
+    }
+    for line in
+        ["private_key=", "public_key=", "endpoint=", "=", "=1", " fwmark=1", "fwmark =1", "FWMARK=1", "fwmark==1"]
+    {
+        refused(&format!("{line}\n"));
+    }
+    for bytes in [&b"\xff=1"[..], b"fwmark=\xff", b"fwmark=\xc3\x28", b"\0=1", b"fwmark\0=1", b"fwmark=1\0"] {
+        assert_eq!(served.ask([b"set=1\n", bytes, b"\n\n"].concat()), "errno=-22\n\n", "{bytes:?}");
+    }
+    assert_eq!(served.get(), "errno=0\n\n");
+    // A key of the device that comes twice means the last; lines may end as on other systems.
+    assert_eq!(served.set("fwmark=1\nfwmark=2\r\nlisten_port=7\r\nlisten_port=8\n"), "errno=0\n\n");
+    assert_eq!(served.get(), "listen_port=8\nfwmark=2\nerrno=0\n\n");
+    // So does a peer's, and a peer that comes twice is one.
+    let twice = format!(
+        "public_key={A}\nendpoint=1.2.3.4:5\nendpoint=1.2.3.4:6\nallowed_ip=10.0.0.0/8\nallowed_ip=10.0.0.0/8\n"
+    );
+    assert_eq!(served.set(&format!("{twice}{twice}")), "errno=0\n\n");
+    let dump = served.get();
+    for (line, count) in
+        [("public_key=", 1), ("endpoint=1.2.3.4:6\n", 1), ("endpoint=", 1), ("allowed_ip=10.0.0.0/8\n", 1)]
+    {
+        assert_eq!(dump.matches(line).count(), count, "{line:?} in {dump}");
+    }
+}
+
+/// U-04: what is a key and what is none, in each of the three places; nothing of a refused one is applied.
+#[test]
+fn u_04_key_table() {
+    let places = |value: &str| {
+        [
+            format!("private_key={value}\n"),
+            format!("public_key={value}\n"),
+            format!("public_key={B}\npreshared_key={value}\n"),
+        ]
+    };
+    let a = |len: usize| "a".repeat(len);
+    let wrong = [
+        String::new(),
+        a(1),
+        a(2),
+        a(32),
+        a(62),
+        a(63),
+        a(65),
+        a(66),
+        a(128),
+        a(10_000),
+        format!("{}g", a(63)),
+        format!("g{}", a(63)),
+        format!("{} ", a(63)),
+        format!(" {}", a(63)),
+        format!(" {}", a(64)),
+        format!("{} ", a(64)),
+        format!("{}\0", a(63)),
+        format!("0x{}", a(62)),
+        format!("0x{}", a(64)),
+        format!("-{}", a(63)),
+        format!("+{}", a(63)),
+        format!("{}:{}", a(32), a(31)),
+        format!("{}=", a(63)),
+        // As many characters, or as many bytes, in UTF-8.
+        format!("{}\u{e9}", a(63)),
+        format!("{}\u{e9}", a(62)),
+        "\u{ff11}".repeat(64),
+        // Base64, as `wg` shows keys.
+        "qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqo=".to_owned(),
+        "(none)".to_owned(),
+        "off".to_owned(),
+    ];
+    let served = Served::new();
+    for value in &wrong {
+        for body in places(value) {
+            assert_eq!(served.set(&body), "errno=-22\n\n", "{body:?}");
+            assert_eq!(served.get(), "errno=0\n\n", "{body:?}");
+        }
+    }
+    for value in [A.to_owned(), A.to_uppercase(), format!("{}{}", "aA".repeat(16), "Aa".repeat(16))] {
+        for body in places(&value) {
+            let served = Served::new();
+            assert_eq!(served.set(&body), "errno=0\n\n", "{body:?}");
+            let dump = served.get();
+            let key = body.lines().last().unwrap().split_once('=').unwrap().0;
+            let kept = dump.lines().find(|line| line.starts_with(&format!("{key}=")));
+            // A private key is clamped, all are said in lower case.
+            let said = if key == "private_key" { format!("a8{}6a", "a".repeat(60)) } else { A.to_owned() };
+            assert_eq!(kept, Some(format!("{key}={said}").as_str()), "{body:?}: {dump}");
+        }
+    }
+    // Zeros: no private key, a peer like any other, no preshared key.
+    let served = Served::new();
+    assert_eq!(served.set(&format!("private_key={A}\nprivate_key={ZEROS}\n")), "errno=0\n\n");
+    assert_eq!(served.get(), "errno=0\n\n");
+    assert_eq!(served.set(&format!("public_key={ZEROS}\npreshared_key={A}\npreshared_key={ZEROS}\n")), "errno=0\n\n");
+    assert!(served.get().starts_with(&format!("public_key={ZEROS}\npreshared_key={ZEROS}\n")));
+    // The highest there is, whose last bit clamping takes away.
+    assert_eq!(served.set(&format!("replace_peers=true\nprivate_key={}\n", "f".repeat(64))), "errno=0\n\n");
+    assert_eq!(served.get(), format!("private_key=f8{}7f\nerrno=0\n\n", "f".repeat(60)));
 }
 
 /// U-03: memory is bounded whatever is sent: a gibibyte without a line's end, and more valid lines than the bound.
@@ -327,16 +520,17 @@ fn u_03_memory_is_bounded() {
     assert!(grown < 16 << 10, "{grown} KiB for an endless line");
     let start = Instant::now();
     let peer = format!("public_key={A}\n");
-    assert_eq!(flood(format!("{peer}{}", "allowed_ip=10.0.0.0/8\n".repeat(50_000)).as_bytes(), 300), "errno=-12\n\n");
+    let lines = format!("{peer}{}", "allowed_ip=10.0.0.0/8\n".repeat(50_000));
+    assert_eq!(flood(lines.as_bytes(), (1 << 30) / lines.len() + 1), "errno=-12\n\n");
     let grown = own_status("VmHWM:") - before;
     assert!(grown < (2 * PARSED_BYTES_MAX as u64) >> 10, "{grown} KiB for endless lines");
     println!("endless lines: {grown} KiB at most, {:?}; bound {} KiB", start.elapsed(), PARSED_BYTES_MAX >> 10);
     assert_eq!(served.device.applied.load(Ordering::SeqCst), 0);
 }
 
-/// U-05, U-06: the sizes that must work, through the parser alone.
+/// U-05: a hundred thousand peers through the parser alone.
 #[test]
-fn u_05_u_06_large_requests_are_parsed_in_bounded_memory() {
+fn u_05_a_large_request_is_parsed_in_bounded_memory() {
     use std::fmt::Write as _;
     let mut body = String::from("replace_peers=true\n");
     for index in 0..100_000_u32 {
@@ -357,13 +551,140 @@ fn u_05_u_06_large_requests_are_parsed_in_bounded_memory() {
             + update.peers.capacity() * size_of::<PeerUpdate>();
     assert!(bytes < 2 * 100_000 * (size_of::<PeerUpdate>() + 2 * size_of::<AllowedIpUpdate>()), "{bytes}");
     assert!(start.elapsed() < Duration::from_secs(10));
+}
 
-    let mut body = format!("public_key={A}\n");
-    for index in 0..130_560_u32 {
+/// U-06: as many allowed IPs for one peer as the kernel's own test has, the whole way: set, said, set again, moved to
+/// another peer one by one, and gone.
+#[test]
+fn u_06_a_hundred_and_thirty_thousand_allowed_ips_of_one_peer() {
+    use std::fmt::Write as _;
+    const COUNT: u32 = 130_560;
+    let mut prefixes = String::new();
+    for index in 0..COUNT {
         let [_, b, c, d] = index.to_be_bytes();
-        writeln!(body, "allowed_ip=10.{b}.{c}.{d}/32").unwrap();
+        writeln!(prefixes, "allowed_ip=10.{b}.{c}.{d}/32").unwrap();
     }
-    assert_eq!(set::parse(body.as_bytes()).unwrap().peers[0].allowed_ips.len(), 130_560);
+    let body = format!("public_key={A}\n{prefixes}");
+    assert_eq!(set::parse(body.as_bytes()).unwrap().peers[0].allowed_ips.len(), COUNT as usize);
+    let (tun, _system) = adit::tun::memory::MemoryTun::new("memory", 1420);
+    let network = adit::udp::memory::MemoryNetwork::new();
+    let device = adit::device::Device::builder(tun, network.host(&[])).threads(1).start().unwrap();
+    let say = || dump(&device.snapshot());
+    for body in [&body, &body] {
+        device.apply(set::parse(body.as_bytes()).unwrap()).unwrap();
+        assert!(say().ends_with(&format!("{prefixes}errno=0\n\n")), "in the order in which they were set");
+    }
+    device.apply(set::parse(format!("public_key={B}\n{prefixes}").as_bytes()).unwrap()).unwrap();
+    let (first, second) =
+        device.snapshot().peers.iter().map(|peer| peer.allowed_ips.len()).fold((0, 0), |(_, a), b| (a, b));
+    assert_eq!((first, second), (0, COUNT as usize), "each has moved");
+    device.apply(set::parse(b"replace_peers=true\n").unwrap()).unwrap();
+    assert_eq!(say(), "errno=0\n\n");
+}
+
+/// U-07: peers are removed and added ten thousand times, two by two, while others ask: each of them is told of both of
+/// a pair or of none, of no peer and of no allowed IP twice, and the whole of each.
+#[test]
+fn u_07_every_dump_is_of_one_moment() {
+    const PAIRS: u32 = 50;
+    const CHANGES: u32 = 10_000;
+    /// The key of one of a pair.
+    fn key(pair: u32, second: bool) -> String {
+        format!("{:064x}", pair * 2 + u32::from(second) + 1)
+    }
+    /// Both of a pair: the second one takes the shared prefix from the first.
+    fn both(pair: u32) -> String {
+        let (first, second) = (key(pair, false), key(pair, true));
+        format!(
+            "public_key={first}\nallowed_ip=10.0.{pair}.1/32\nallowed_ip=10.1.{pair}.0/24\n\
+             public_key={second}\nallowed_ip=10.0.{pair}.2/32\nallowed_ip=10.1.{pair}.0/24\n"
+        )
+    }
+    /// Each peer's key and allowed IPs, of a dump that is whole.
+    fn peers(dump: &str) -> Vec<(&str, Vec<&str>)> {
+        let lines = dump.strip_suffix("errno=0\n\n").expect("a dump has an end");
+        let mut sections = lines.split("public_key=");
+        assert_eq!(sections.next(), Some(""), "no line of the device");
+        sections
+            .map(|section| {
+                let (key, rest) = section.split_once('\n').unwrap();
+                for needed in
+                    ["preshared_key=", "protocol_version=", "last_handshake_time_nsec=", "tx_bytes=", "rx_bytes="]
+                {
+                    assert_eq!(rest.matches(needed).count(), 1, "{section}");
+                }
+                (key, rest.lines().filter_map(|line| line.strip_prefix("allowed_ip=")).collect())
+            })
+            .collect()
+    }
+    let (tun, _system) = adit::tun::memory::MemoryTun::new("memory", 1420);
+    let network = adit::udp::memory::MemoryNetwork::new();
+    let device = std::sync::Arc::new(adit::device::Device::builder(tun, network.host(&[])).threads(1).start().unwrap());
+    let directory = std::env::temp_dir().join(format!("adit-uapi-moment-{}", std::process::id()));
+    let listener = Listener::bind(&directory, "wg0").unwrap();
+    let path = listener.path().to_owned();
+    let server = adit::uapi::serve(listener, device, |_| ()).unwrap();
+    let all: String = (0..PAIRS).map(both).collect();
+    assert_eq!(uapi_support::ask(&path, format!("set=1\n{all}\n")), "errno=0\n\n");
+
+    let changed = std::sync::atomic::AtomicBool::new(false);
+    let dumps = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut stream = uapi_support::connect(&path);
+            // Some at a time, so that the other side's answers are not what is measured.
+            for changes in (0..CHANGES).collect::<Vec<_>>().chunks(50) {
+                let request: String = changes
+                    .iter()
+                    .map(|change| {
+                        let pair = change * 7 % PAIRS;
+                        let removed = format!(
+                            "public_key={}\nremove=true\npublic_key={}\nremove=true\n",
+                            key(pair, false),
+                            key(pair, true)
+                        );
+                        format!("set=1\n{removed}\nset=1\n{}\n", both(pair))
+                    })
+                    .collect();
+                stream.write_all(request.as_bytes()).unwrap();
+                for _ in 0..2 * changes.len() {
+                    assert_eq!(read_reply(&mut stream), "errno=0\n\n");
+                }
+            }
+            changed.store(true, Ordering::SeqCst);
+        });
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (mut dumps, mut incomplete) = (0, 0);
+                    while !changed.load(Ordering::SeqCst) {
+                        let dump = uapi_support::ask(&path, "get=1\n\n");
+                        let peers = peers(&dump);
+                        let keys: std::collections::HashSet<&str> = peers.iter().map(|(key, _)| *key).collect();
+                        assert_eq!(keys.len(), peers.len(), "a peer twice: {dump}");
+                        for pair in 0..PAIRS {
+                            let of = |second| peers.iter().find(|(found, _)| *found == key(pair, second));
+                            let (first, second) = (of(false), of(true));
+                            assert_eq!(first.is_some(), second.is_some(), "half of pair {pair}: {dump}");
+                            let (Some((_, first)), Some((_, second))) = (first, second) else {
+                                incomplete += 1;
+                                continue;
+                            };
+                            assert_eq!(*first, [format!("10.0.{pair}.1/32")], "{dump}");
+                            assert_eq!(*second, [format!("10.0.{pair}.2/32"), format!("10.1.{pair}.0/24")], "{dump}");
+                        }
+                        dumps += 1;
+                    }
+                    (dumps, incomplete)
+                })
+            })
+            .collect();
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect::<Vec<_>>()
+    });
+    println!("dumps, and pairs missing in them: {dumps:?}");
+    assert!(dumps.iter().all(|(dumps, _)| *dumps > 10), "{dumps:?}");
+    assert_eq!(peers(&uapi_support::ask(&path, "get=1\n\n")).len(), 2 * PAIRS as usize);
+    server.stop();
+    std::fs::remove_dir_all(directory).unwrap();
 }
 
 /// U-05: the whole way: 100,000 peers in one set, dumped, removed.

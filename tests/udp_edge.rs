@@ -414,8 +414,8 @@ fn no_datagram_forbids_fragments() {
 /// F-01: a source that went away, or that has no route any more, is given up; the datagrams are not.
 /// [KERNEL-STICKY]
 #[test]
-fn a_source_that_is_gone_is_given_up() {
-    const TEST: &str = "a_source_that_is_gone_is_given_up";
+fn f_01_a_source_that_is_gone_is_given_up() {
+    const TEST: &str = "f_01_a_source_that_is_gone_is_given_up";
     in_namespace(TEST, || {
         let (mut a, mut b) = (End::bind(0), End::bind(0));
         let cases = [("10.9.0.1/32", "10.9.0.1", "127.0.0.1"), ("2001:db8:9::1/128", "2001:db8:9::1", "::1")];
@@ -443,8 +443,8 @@ fn a_source_that_is_gone_is_given_up() {
 
 /// F-01: no route, a link that is down, a black hole: everything is lost at once, and nothing after.
 #[test]
-fn a_network_that_goes_away_comes_back() {
-    const TEST: &str = "a_network_that_goes_away_comes_back";
+fn f_01_a_network_that_goes_away_comes_back() {
+    const TEST: &str = "f_01_a_network_that_goes_away_comes_back";
     in_namespace(TEST, || {
         let mut far = Far::start(TEST, 1500);
         let mut near = End::bind(0);
@@ -472,8 +472,8 @@ fn a_network_that_goes_away_comes_back() {
 
 /// F-02: a firewall's verdict is about one datagram, not about the socket.
 #[test]
-fn a_firewall_that_rejects_is_survived() {
-    const TEST: &str = "a_firewall_that_rejects_is_survived";
+fn f_02_a_firewall_that_rejects_is_survived() {
+    const TEST: &str = "f_02_a_firewall_that_rejects_is_survived";
     in_namespace(TEST, || {
         if let Err(error) = firewall() {
             println!("SKIPPED: {TEST}: nft: {}", error.trim());
@@ -578,8 +578,8 @@ fn ipv6_absent_will_not_stop_ipv4() {
 
 /// F-06: a port in use is said so, and free again at once when its holder goes.
 #[test]
-fn a_port_in_use_is_said_so() {
-    const TEST: &str = "a_port_in_use_is_said_so";
+fn f_06_a_port_in_use_is_said_so() {
+    const TEST: &str = "f_06_a_port_in_use_is_said_so";
     in_namespace(TEST, || {
         for holder in ["0.0.0.0:51820", "[::]:51820", "127.0.0.1:51820"] {
             let holder = std::net::UdpSocket::bind(holder).unwrap();

@@ -253,7 +253,7 @@ fn showconf_restores_the_same_configuration() {
 }
 
 #[test]
-fn one_peer_takes_130560_allowed_ips() {
+fn u_06_one_peer_takes_130560_allowed_ips() {
     privileged!();
     let (_ns, daemon, keys) = idle();
     let peer = Keys::generate().public;

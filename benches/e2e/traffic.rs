@@ -13,12 +13,15 @@
 //! traffic voip-talk     ADDRESS:PORT SECONDS STREAMS
 //! traffic hold-serve    ADDRESS:PORT
 //! traffic hold-open     ADDRESS:PORT SECONDS CONNECTIONS
+//! traffic relay         ADDRESS:PORT TO:PORT SEED LOSS DUPLICATION REORDERING CORRUPTION DELAY_US
 //! ```
 //! `echo-serve`, `dns-serve` and `hold-serve` run until they are killed. `flood-count` and `voip-listen` report when their standard
-//! input ends: who started them says when all has arrived.
+//! input ends: who started them says when all has arrived; `relay`, whose odds are in thousandths, does so too.
 
 use std::io::{self, Read};
+use std::net::{SocketAddr, UdpSocket};
 use std::str::FromStr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 mod dns;
@@ -26,6 +29,7 @@ mod echo;
 mod flood;
 mod hold;
 mod quantiles;
+mod relay;
 mod voip;
 
 /// The largest UDP payload over IPv4.
@@ -49,6 +53,16 @@ fn main() -> io::Result<()> {
         ["voip-talk", address, duration, streams] => voip::talk(address, seconds(duration)?, number(streams)?),
         ["hold-serve", address] => hold::serve(address),
         ["hold-open", address, duration, connections] => hold::open(address, seconds(duration)?, number(connections)?),
+        ["relay", address, to, seed, loss, duplication, reordering, corruption, delay] => {
+            let trouble = relay::Trouble {
+                loss: number(loss)?,
+                duplication: number(duplication)?,
+                reordering: number(reordering)?,
+                corruption: number(corruption)?,
+                delay: Duration::from_micros(number(delay)?),
+            };
+            carry(address, number(to)?, trouble, number(seed)?)
+        }
         _ => {
             eprintln!("traffic: not understood: {words:?}");
             std::process::exit(2)
@@ -62,6 +76,23 @@ fn number<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(word: &str
 
 fn seconds(word: &str) -> io::Result<Duration> {
     Duration::try_from_secs_f64(number(word)?).map_err(io::Error::other)
+}
+
+/// A bad network until standard input ends, and then what it has done.
+fn carry(address: &str, to: SocketAddr, trouble: relay::Trouble, seed: u64) -> io::Result<()> {
+    let near = UdpSocket::bind(address)?;
+    let far = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    let relay = relay::Relay::start(near, far, to, trouble, seed)?;
+    wait_for_end_of_input();
+    let counts = relay.counts();
+    let [received, lost, doubled, reordered, spoilt] =
+        [&counts.received, &counts.lost, &counts.doubled, &counts.reordered, &counts.spoilt]
+            .map(|count| count.load(Ordering::Relaxed));
+    println!(
+        "{{\"received\": {received}, \"lost\": {lost}, \"doubled\": {doubled}, \"reordered\": {reordered}, \
+         \"spoilt\": {spoilt}}}"
+    );
+    Ok(())
 }
 
 /// Returns when standard input has ended.

@@ -693,7 +693,7 @@ mod tests {
 
     // [F-20]
     #[test]
-    fn a_blocked_reader_costs_lines_and_no_time() {
+    fn f_20_a_blocked_reader_costs_lines_and_no_time() {
         let (log, receiver) = log();
         let log = Arc::new(log);
         let (go, wait) = std::sync::mpsc::channel();
@@ -730,7 +730,7 @@ mod tests {
 
     // [F-20]
     #[test]
-    fn a_closed_reader_is_no_failure() {
+    fn f_20_a_closed_reader_is_no_failure() {
         struct Closed;
         impl Write for Closed {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {

@@ -94,7 +94,7 @@ pub fn serve(
         all_ended: Condvar::new(),
         ended: Mutex::new(Some(Box::new(ended))),
     });
-    let acceptor = Acceptor { poll, listener, watch, shared: Arc::clone(&shared) };
+    let acceptor = Acceptor { poll, listener, watch, shared: Arc::clone(&shared), is_short: false };
     let thread = thread::Builder::new().name("uapi".into()).stack_size(STACK_BYTES).spawn(move || acceptor.run())?;
     Ok(Server { shared, thread: Some(thread) })
 }
@@ -180,6 +180,8 @@ struct Acceptor {
     listener: Listener,
     watch: Option<Watch>,
     shared: Arc<Shared>,
+    /// The last client could not be accepted, for want of something that the system may have again.
+    is_short: bool,
 }
 
 impl Acceptor {
@@ -231,7 +233,7 @@ impl Acceptor {
     }
 
     /// Accepts who waits, as far as there is room. Says when to try again; `None`: when something happens.
-    fn accept_waiting(&self) -> Result<Option<Duration>, Ended> {
+    fn accept_waiting(&mut self) -> Result<Option<Duration>, Ended> {
         // No more in one round, so that a flood does not hide a stop or a removal.
         for _ in 0..CONNECTIONS_MAX {
             if self.shared.lock_connections().open.len() >= CONNECTIONS_MAX {
@@ -239,12 +241,18 @@ impl Acceptor {
                 return Ok(None);
             }
             match self.listener.accept() {
-                Ok(stream) => self.start(stream),
+                Ok(stream) => {
+                    self.is_short = false;
+                    self.start(stream);
+                }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Ok(None),
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                     _ if is_shortage(&error) => {
-                        tracing::warn!(target: "uapi", %error, "cannot accept a connection now");
+                        // Said once, and not ten times a second for as long as it lasts.
+                        if !std::mem::replace(&mut self.is_short, true) {
+                            tracing::warn!(target: "uapi", %error, "cannot accept a connection now");
+                        }
                         return Ok(Some(ACCEPT_PAUSE));
                     }
                     _ => return Err(Ended::Failed(error)),

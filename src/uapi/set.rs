@@ -253,7 +253,7 @@ mod tests {
 
     /// [UAPI] U-04: what a key may look like.
     #[test]
-    fn key_parsing_table() {
+    fn u_04_key_parsing_table() {
         for key in ["private_key", "public_key"] {
             let check =
                 |value: &str, expected| assert_eq!(errno(&format!("{key}={value}\n")), expected, "{key}={value}");

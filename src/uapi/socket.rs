@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_socket_is_replaced() {
+    fn f_14_a_stale_socket_is_replaced() {
         let scratch = Scratch::new("stale");
         let directory = scratch.0.join("run");
         fs::create_dir_all(&directory).unwrap();

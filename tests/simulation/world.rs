@@ -446,6 +446,10 @@ pub(crate) struct World {
     pub(crate) transmitted: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
     /// How far the wall clock was put back.
     pub(crate) wall_clock_back: Duration,
+    /// How far the wall clock was put forward.
+    pub(crate) wall_clock_ahead: Duration,
+    /// An engine whose machine is suspended: what comes is lost, and its timers wait.
+    pub(crate) suspended: Option<usize>,
     now: Duration,
     /// By arrival, and by a running number.
     under_way: BTreeMap<(Duration, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
@@ -464,6 +468,8 @@ impl World {
             recording: None,
             transmitted: None,
             wall_clock_back: Duration::ZERO,
+            wall_clock_ahead: Duration::ZERO,
+            suspended: None,
             now: Duration::ZERO,
             under_way: BTreeMap::new(),
             datagrams: 0,
@@ -490,7 +496,9 @@ impl World {
     pub(crate) fn now(&self) -> Now {
         Now {
             instant: Instant::from_nanos(1_000_000_000) + self.now,
-            unix: UnixTime(Duration::from_secs(1_700_000_000) + self.now - self.wall_clock_back),
+            unix: UnixTime(
+                Duration::from_secs(1_700_000_000) + self.now + self.wall_clock_ahead - self.wall_clock_back,
+            ),
         }
     }
 
@@ -570,7 +578,10 @@ impl World {
     fn step(&mut self, end: Duration) -> bool {
         let start = self.now().instant;
         let arrival = self.under_way.keys().next().map(|&(at, _)| at);
-        let timeouts = self.engines.iter().filter_map(Engine::poll_timeout);
+        let suspended = self.suspended;
+        let awake = |number: usize| suspended != Some(number);
+        let timeouts = (0..).zip(&self.engines).filter(|(number, _)| awake(*number));
+        let timeouts = timeouts.filter_map(|(_, engine)| engine.poll_timeout());
         let timeout = timeouts.min().map(|due| self.now + due.since(start));
         let Some(next) = [arrival, timeout].into_iter().flatten().min().filter(|&next| next <= end) else {
             self.now = self.now.max(end);
@@ -583,11 +594,13 @@ impl World {
             if let Some(recording) = &mut self.recording {
                 recording.push((from, to, datagram.clone()));
             }
-            if let Some(engine) = self.engines.iter_mut().find(|engine| engine.address == to) {
+            let mut engines = (0..).zip(&mut self.engines);
+            if let Some((_, engine)) = engines.find(|(number, engine)| engine.address == to && awake(*number)) {
                 engine.receive(from, datagram, now);
             }
         } else {
-            self.engines.iter_mut().for_each(|engine| engine.handle_timeout(now));
+            let engines = (0..).zip(&mut self.engines).filter(|(number, _)| awake(*number));
+            engines.for_each(|(_, engine)| engine.handle_timeout(now));
         }
         self.collect();
         true

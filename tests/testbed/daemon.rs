@@ -147,6 +147,11 @@ impl Daemon {
         self.process.signal(number);
     }
 
+    /// Kills it, which gives it no time for anything, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Waits for its end, at most `limit`.
     pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         self.process.wait(limit)
@@ -254,7 +259,7 @@ impl Daemon {
         eprintln!("--- {} on {} in {}", self.implementation, self.interface, self.namespace.name());
         for line in [format!("wg show {}", self.interface), "ip -s address".to_owned(), "ip route".to_owned()] {
             let mut command = self.namespace.command("sh");
-            match try_run_to_end(command.args(["-c", &format!("{line} 2>&1")]), Duration::from_secs(3)) {
+            match try_run_to_end(command.args(["-c", &format!("exec {line} 2>&1")]), Duration::from_secs(3)) {
                 Ok(output) => eprintln!("--- {line}\n{}", String::from_utf8_lossy(&output.stdout)),
                 Err(error) => eprintln!("--- {line}: {error}"),
             }

@@ -26,6 +26,16 @@ const RECEIVE_BUFFER_LEN: i32 = 8 << 20;
 /// The pace is kept in steps of this.
 const STEP: Duration = Duration::from_millis(1);
 
+/// Sets its flag when dropped, also by a panic: what threads of a scope look at to know that they are done.
+#[derive(Debug)]
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Threads that run until the value is dropped.
 #[derive(Debug, Default)]
 struct Background {

@@ -24,6 +24,7 @@
 //! | `traffic` | ping, iperf3, a checked TCP transfer |
 //! | `load` | traffic in the background, floods, paced traffic that is counted |
 //! | `numbered` | payloads that show whether they were lost, reordered, repeated or altered |
+//! | `oracle` | what holds after every fault |
 //! | `scripted` | a peer that the test plays itself |
 //! | `sidecar` | `adit proxy`, running as a user without privileges, and clients of its proxies |
 //! | `services` | what is behind a peer: HTTP, DNS, an echo |
@@ -39,6 +40,7 @@ mod keys;
 mod load;
 mod namespace;
 mod numbered;
+mod oracle;
 mod pair;
 mod process;
 mod scripted;
@@ -55,9 +57,10 @@ pub use capture::{Capture, Frame};
 pub use daemon::{Daemon, Implementation, unique_interface};
 pub use dump::{Dump, DumpedPeer};
 pub use keys::{Keys, random_bytes, random_key};
-pub use load::{Pace, Strangers, TcpCounters, TcpLoad, UdpFlood, paced, udp_socket};
+pub use load::{Pace, SetOnDrop, Strangers, TcpCounters, TcpLoad, UdpFlood, paced, udp_socket};
 pub use namespace::{Namespace, veth};
-pub use numbered::{Ledger, NUMBERED_LEN_MIN, write_numbered};
+pub use numbered::{Ledger, NUMBERED_LEN_MIN, read_numbered, write_numbered};
+pub use oracle::{GROWTH_MAX, InUse, Oracle, RECOVERY_LIMIT, Vitals, check_calm, check_recovery};
 pub use pair::{Initiator, Node, Outer, Pair, PairOptions};
 pub use process::{Process, Scratch, check_idle, example, run_to_end, signal, status_field, try_run_to_end};
 pub use scripted::{Heard, ScriptedPeer, ScriptedSocket, echo_reply, echo_request, forged_initiation};
@@ -66,7 +69,7 @@ pub use sidecar::{
     Destination, FOLDER, Sidecar, SocksUdp, connect, folder_of_user, http_get, listens, socks_connect, unprivileged,
 };
 pub use skip::{missing, name_of, skip};
-pub use sys::{SIGHUP, SIGINT, SIGKILL, SIGTERM, raise_open_files};
+pub use sys::{SIGHUP, SIGINT, SIGKILL, SIGTERM, interrupt_by_sigusr1, interrupt_thread, raise_open_files};
 pub use traffic::{Iperf, Ping, iperf, listen, ping, ping_with, transfer};
 pub use uapi::{Client, answers, socket_path};
 

@@ -23,6 +23,18 @@ pub fn write_numbered(payload: &mut [u8], flow: u32, number: u64) {
     }
 }
 
+/// The flow and the number of a payload; `expected` is room for comparing. Fails the test if it was altered.
+#[track_caller]
+pub fn read_numbered(payload: &[u8], expected: &mut Vec<u8>) -> (u32, u64) {
+    assert!(payload.len() >= NUMBERED_LEN_MIN, "{} bytes are no numbered payload", payload.len());
+    let flow = u32::from_be_bytes(payload[..4].try_into().expect("four bytes"));
+    let number = u64::from_be_bytes(payload[4..12].try_into().expect("eight bytes"));
+    expected.resize(payload.len(), 0);
+    write_numbered(expected, flow, number);
+    assert!(*expected == payload, "number {number} of flow {flow}, {} bytes, was altered", payload.len());
+    (flow, number)
+}
+
 /// What has arrived of some flows.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -41,12 +53,7 @@ impl Ledger {
     /// Enters a payload. Fails the test if it was altered, or if a later one of its flow, or itself, has come before.
     #[track_caller]
     pub fn enter(&mut self, payload: &[u8]) {
-        assert!(payload.len() >= NUMBERED_LEN_MIN, "{} bytes are no numbered payload", payload.len());
-        let flow = u32::from_be_bytes(payload[..4].try_into().expect("four bytes"));
-        let number = u64::from_be_bytes(payload[4..12].try_into().expect("eight bytes"));
-        self.expected.resize(payload.len(), 0);
-        write_numbered(&mut self.expected, flow, number);
-        assert!(self.expected == payload, "number {number} of flow {flow}, {} bytes, was altered", payload.len());
+        let (flow, number) = read_numbered(payload, &mut self.expected);
         let held = self.flows.entry(flow).or_default();
         assert!(number >= held.next, "number {number} of flow {flow} came after number {}", held.next - 1);
         *held = Flow { arrived: held.arrived + 1, next: number + 1 };

@@ -91,9 +91,7 @@ impl Node {
     /// The same with this number of worker threads.
     #[track_caller]
     pub fn start_with(ns: &Namespace, implementation: Implementation, n: u8, threads: Option<usize>) -> Self {
-        let threads = threads.map(|threads| threads.to_string());
-        let environment = threads.iter().map(|threads| ("ADIT_THREADS", threads.as_str())).collect::<Vec<_>>();
-        let daemon = Daemon::start_with(ns, implementation, &unique_interface(), &environment);
+        let daemon = Self::start_daemon(ns, implementation, threads);
         let node = Self {
             daemon,
             ns: ns.clone(),
@@ -102,11 +100,31 @@ impl Node {
             inner_v4: Ipv4Addr::new(192, 168, 241, n),
             inner_v6: Ipv6Addr::new(0xfd00, 0x241, 0, 0, 0, 0, 0, n.into()),
         };
-        node.daemon.setconf(&node.interface_section());
-        node.daemon.ip(&format!("address add {}/24 dev DEV", node.inner_v4));
-        node.daemon.ip(&format!("address add {}/64 dev DEV nodad", node.inner_v6));
-        node.daemon.ip("link set DEV up");
+        node.bring_up(&node.interface_section());
         node
+    }
+
+    #[track_caller]
+    fn start_daemon(ns: &Namespace, implementation: Implementation, threads: Option<usize>) -> Daemon {
+        let threads = threads.map(|threads| threads.to_string());
+        let environment = threads.iter().map(|threads| ("ADIT_THREADS", threads.as_str())).collect::<Vec<_>>();
+        Daemon::start_with(ns, implementation, &unique_interface(), &environment)
+    }
+
+    #[track_caller]
+    fn bring_up(&self, configuration: &str) {
+        self.daemon.setconf(configuration);
+        self.daemon.ip(&format!("address add {}/24 dev DEV", self.inner_v4));
+        self.daemon.ip(&format!("address add {}/64 dev DEV nodad", self.inner_v6));
+        self.daemon.ip("link set DEV up");
+    }
+
+    /// Kills the daemon and starts another in its place, with this configuration and the same addresses.
+    #[track_caller]
+    pub fn restart(&mut self, configuration: &str) {
+        self.daemon.kill();
+        self.daemon = Self::start_daemon(&self.ns, Implementation::Adit, None);
+        self.bring_up(configuration);
     }
 
     /// Its `[Interface]` section.
@@ -253,7 +271,9 @@ impl Pair {
         let message_v4 = "(ip and udp[8] >= 1 and udp[8] <= 4 and udp[9:2] = 0 and udp[11] = 0)";
         let message_v6 = "(ip6[6] = 17 and ip6[48] >= 1 and ip6[48] <= 4 and ip6[49:2] = 0 and ip6[51] = 0)";
         let fragment = "(ip[6:2] & 0x1fff != 0) or (ip6 and ip6[6] = 44)";
-        let harmless = "arp or icmp6 or igmp or (ip6 and ip6[6] = 0)";
+        // An ICMP error repeats the datagram that it is about: one of the outer network's.
+        let refused = "(icmp[0] = 3 and icmp[17] = 17 and icmp[20:2] = 0x0a00)";
+        let harmless = format!("arp or icmp6 or igmp or (ip6 and ip6[6] = 0) or {refused}");
         let on_the_wire = format!("not ({harmless} or {fragment} or ({ports} and ({message_v4} or {message_v6})))");
         [
             ("plaintext on the outer wire", Capture::start(&self.left.ns, OUTER, &on_the_wire)),

@@ -60,3 +60,22 @@ pub fn effective_user() -> u32 {
     // SAFETY: geteuid takes nothing and cannot fail.
     unsafe { libc::geteuid() }
 }
+
+/// From now on `SIGUSR1` interrupts system calls of this process, which are not taken up again, and does nothing else.
+pub fn interrupt_by_sigusr1() -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: all zeros is a valid `sigaction`: no flags, an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    // SAFETY: the pointer is valid for a read of the structure, and the handler does nothing that a handler must not do.
+    let result = unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, std::ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends `SIGUSR1` to one thread of this process. An error if there is no such thread any more.
+pub fn interrupt_thread(thread: i32) -> io::Result<()> {
+    let process = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+    // SAFETY: tgkill takes no pointers, and reaches no other process.
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR1) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

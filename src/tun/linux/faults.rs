@@ -200,7 +200,7 @@ fn packets_that_find_no_room_are_lost_and_counted() {
 
 /// F-16: a signal costs nothing.
 #[test]
-fn an_interrupted_write_is_repeated() {
+fn f_16_an_interrupted_write_is_repeated() {
     let mut sender = sender(|_, _, before| if before % 3 == 2 { Ok(()) } else { Err(libc::EINTR) });
     assert_eq!(send(&mut sender, &batch(0)), 0);
     assert_eq!(take(&sender.file.arrived), batch(0));
@@ -208,7 +208,7 @@ fn an_interrupted_write_is_repeated() {
 
 /// Whatever the kernel answers, each packet is written once or counted as refused, and each flow stays in order.
 #[test]
-fn no_answer_doubles_or_forgets_a_packet() {
+fn f_02_no_answer_doubles_or_forgets_a_packet() {
     const ERRNOS: [i32; 7] =
         [libc::EINVAL, libc::EIO, libc::ENOBUFS, libc::EAGAIN, libc::ENOMEM, libc::EINTR, libc::EFAULT];
     for seed in 0..100 {
@@ -269,7 +269,7 @@ fn a_read_that_fails_says_whether_to_go_on() {
 
 /// F-04: what an old kernel lacks is done without, step by step.
 #[test]
-fn offloads_are_asked_for_step_by_step() {
+fn f_04_offloads_are_asked_for_step_by_step() {
     const ALL_TCP: c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
     const ALL_UDP: c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
     for (has, set, udp) in [

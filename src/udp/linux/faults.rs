@@ -127,7 +127,7 @@ fn is_train(datagrams: &Datagrams<'_>) -> bool {
 
 /// F-04: what cannot be segmented at all goes singly from then on, and nothing is lost.
 #[test]
-fn segmentation_that_is_refused_is_given_up_for_the_socket() {
+fn f_04_segmentation_that_is_refused_is_given_up_for_the_socket() {
     for errno in [libc::EIO, libc::ENOPROTOOPT, libc::EOPNOTSUPP] {
         let judge = |message: &Datagrams<'_>, _| if is_train(message) { Err(errno) } else { Ok(()) };
         assert!(!check_send(&format!("errno {errno}"), 64, judge, [WHOLE; 3], &[]));
@@ -139,7 +139,7 @@ fn segmentation_that_is_refused_is_given_up_for_the_socket() {
 
 /// F-03: what a path does not take in one piece goes singly there, and in one piece elsewhere.
 #[test]
-fn a_train_that_is_refused_goes_singly() {
+fn f_03_a_train_that_is_refused_goes_singly() {
     for errno in [libc::EMSGSIZE, libc::EINVAL] {
         let all = |message: &Datagrams<'_>, _| if is_train(message) { Err(errno) } else { Ok(()) };
         assert!(check_send(&format!("errno {errno}"), 64, all, [SINGLY; 3], &[]));
@@ -207,7 +207,7 @@ fn a_call_that_failed_for_another_reason_is_repeated() {
 
 /// Whatever the kernel answers, each datagram is sent once or counted as refused, in order, and the end is reached.
 #[test]
-fn no_answer_doubles_or_forgets_a_datagram() {
+fn f_02_no_answer_doubles_or_forgets_a_datagram() {
     const ERRNOS: [i32; 16] = [
         libc::EIO,
         libc::ENOPROTOOPT,
@@ -369,7 +369,7 @@ fn both(count: u32) -> Vec<u32> {
 
 /// F-02, F-16: what concerns no datagram costs none.
 #[test]
-fn receiving_goes_on_after_what_passes() {
+fn f_02_receiving_goes_on_after_what_passes() {
     for errno in [libc::EINTR, libc::ENOMEM, libc::ECONNREFUSED, libc::EHOSTUNREACH] {
         for times in [1, RETRIES_MAX] {
             let mut end = FaultyEnd::new([vec![errno; times], vec![errno; times]], |_| ());
@@ -383,7 +383,7 @@ fn receiving_goes_on_after_what_passes() {
 /// A socket that fails for good is told of after a bounded number of attempts, each time it is asked; the other family
 /// is heard all the while, and itself, too, when it works again.
 #[test]
-fn a_socket_that_fails_for_good_makes_nobody_deaf() {
+fn f_02_a_socket_that_fails_for_good_makes_nobody_deaf() {
     for ipv6_fails in [false, true] {
         let mut script = [vec![], vec![]];
         script[usize::from(ipv6_fails)] = vec![libc::EIO; 4 * (RETRIES_MAX + 1)];
@@ -473,7 +473,7 @@ impl Options for Without<'_> {
 
 /// F-04: without what makes it fast it is slow.
 #[test]
-fn what_an_old_kernel_lacks_is_done_without() {
+fn f_04_what_an_old_kernel_lacks_is_done_without() {
     use SocketOption as O;
     let rows: [(&[O], bool); 6] = [
         (&[O::UDP_GRO], true),

@@ -1,0 +1,206 @@
+//! What is configured changes under traffic: peers go and come, allowed IPs move, keys change.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use adit::device::Device;
+use adit::device::config::{AllowedIp, AllowedIpUpdate, PeerUpdate, Update};
+use adit::key::{PrivateKey, PublicKey};
+use adit::tun::memory::{MemoryTun, MemoryTunHandle};
+use adit::udp::memory::MemoryNetwork;
+
+use crate::testbed::{GROWTH_MAX, InUse, SetOnDrop, status_field};
+
+/// Nothing that is waited for takes longer, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PORT: u16 = 51_820;
+/// Removals, moves and other changes under traffic.
+const CHANGES: u32 = 10_000;
+/// Changes of the private key, each of which asks all peers for a handshake.
+const KEY_CHANGES: u32 = 100;
+
+struct Host {
+    device: Device,
+    tun: MemoryTunHandle,
+}
+
+fn key(number: u8) -> PrivateKey {
+    PrivateKey::from_bytes([number; 32])
+}
+
+fn public(number: u8) -> PublicKey {
+    key(number).public_key()
+}
+
+fn outer(number: u8) -> IpAddr {
+    Ipv4Addr::new(192, 0, 2, number).into()
+}
+
+fn inner(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, number)
+}
+
+fn allowed(number: u8) -> AllowedIpUpdate {
+    AllowedIpUpdate { allowed_ip: AllowedIp { address: inner(number).into(), prefix_len: 32 }, remove: false }
+}
+
+fn peer(number: u8) -> PeerUpdate {
+    PeerUpdate {
+        endpoint: Some(SocketAddr::new(outer(number), PORT)),
+        allowed_ips: vec![allowed(number)],
+        ..PeerUpdate::new(public(number))
+    }
+}
+
+fn host(network: &MemoryNetwork, number: u8, peers: &[u8]) -> Host {
+    let (tun, handle) = MemoryTun::new("memory", 1420);
+    let device = Device::builder(tun, network.host(&[outer(number)])).threads(2).start().expect("threads start");
+    let update = Update {
+        private_key: Some(Some(key(number))),
+        listen_port: Some(PORT),
+        peers: peers.iter().copied().map(peer).collect(),
+        ..Update::default()
+    };
+    device.apply(update).expect("a configuration is accepted");
+    handle.set_up(true);
+    Host { device, tun: handle }
+}
+
+impl Host {
+    fn change(&self, peer: PeerUpdate) {
+        self.device.apply(Update { peers: vec![peer], ..Update::default() }).expect("a change is accepted");
+    }
+}
+
+/// An IPv4 packet with a UDP header.
+fn packet(from: u8, to: u8) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 100, 0, 0, 0, 0, 64, 17, 0, 0];
+    packet.extend(inner(from).octets());
+    packet.extend(inner(to).octets());
+    packet.extend([0x30, 0x39, 0x30, 0x39, 0, 80, 0, 0]);
+    packet.resize(100, 0x5a);
+    packet
+}
+
+/// Packets pass both ways between a host and host 1, at the latest within `PATIENCE`.
+#[track_caller]
+fn check_passes(hosts: &[Host], number: u8) {
+    for (from, to) in [(1, number), (number, 1)] {
+        let (sender, receiver) = (&hosts[usize::from(from) - 1].tun, &hosts[usize::from(to) - 1].tun);
+        let start = Instant::now();
+        let is_from = |packet: &[u8]| packet[15] == from && packet[19] == to;
+        while receiver.receive(Duration::ZERO).is_some() {}
+        loop {
+            sender.send(&packet(from, to));
+            if receiver.receive(Duration::from_millis(50)).is_some_and(|packet| is_from(&packet)) {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "nothing passes from {from} to {to}");
+        }
+    }
+}
+
+/// Three hosts, of which the first knows the others; traffic in all directions while `change` is done to the first, time
+/// after time. What comes out of the others' tunnels is counted and has to be for them.
+fn under_traffic(changes: u32, moves: bool, mut change: impl FnMut(&Host, u32)) -> Vec<Host> {
+    let network = MemoryNetwork::new();
+    let hosts = vec![host(&network, 1, &[2, 3]), host(&network, 2, &[1]), host(&network, 3, &[1])];
+    check_passes(&hosts, 2);
+    check_passes(&hosts, 3);
+    let resident = || {
+        let field = status_field(std::process::id(), "VmRSS").unwrap();
+        1024 * field.trim_end_matches(" kB").trim().parse::<u64>().unwrap()
+    };
+    let (before, in_use) = (resident(), InUse::of(std::process::id()));
+    let (ended, delivered) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                for (from, to) in [(1, 2), (2, 1), (1, 3), (3, 1)] {
+                    hosts[from - 1].tun.send(&packet(from as u8, to as u8));
+                }
+                for (number, host) in (1..).zip(&hosts) {
+                    while let Some(packet) = host.tun.receive(Duration::ZERO) {
+                        let is_at_home = packet[19] == number || (moves && packet[19] == 2 && number == 3);
+                        assert!(is_at_home, "a packet for {} came out of the tunnel of {number}", packet[19]);
+                        delivered.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        });
+        let (start, _over) = (Instant::now(), SetOnDrop(&ended));
+        (0..changes).for_each(|round| change(&hosts[0], round));
+        println!("{changes} changes in {:?}, {} packets meanwhile", start.elapsed(), delivered.load(Ordering::Relaxed));
+    });
+    assert!(delivered.load(Ordering::Relaxed) > 0, "there was traffic");
+    let grown = resident().saturating_sub(before);
+    assert!(grown < GROWTH_MAX, "{grown} bytes more than before");
+    assert_eq!(InUse::of(std::process::id()).descriptors, in_use.descriptors, "descriptors");
+    hosts
+}
+
+/// What other tests of the process have in use would count.
+fn alone(test: &str) -> bool {
+    crate::process::alone(&format!("changes::{test}"))
+}
+
+#[test]
+fn f_13_peers_are_removed_and_added_under_traffic() {
+    if !alone("f_13_peers_are_removed_and_added_under_traffic") {
+        return;
+    }
+    let hosts = under_traffic(CHANGES, false, |host, round| {
+        host.change(PeerUpdate { remove: true, ..PeerUpdate::new(public(2)) });
+        // Some are there for long enough to shake hands.
+        if round.is_multiple_of(100) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        host.change(peer(2));
+        if round.is_multiple_of(100) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    });
+    check_passes(&hosts, 2);
+    check_passes(&hosts, 3);
+}
+
+/// The same prefix belongs now to this peer, now to that one: it is never both's, and never nobody's for long.
+#[test]
+fn f_13_allowed_ips_move_under_traffic() {
+    if !alone("f_13_allowed_ips_move_under_traffic") {
+        return;
+    }
+    let hosts = under_traffic(CHANGES, true, |host, round| {
+        let owner = if round.is_multiple_of(2) { 3 } else { 2 };
+        host.change(PeerUpdate { allowed_ips: vec![allowed(2)], ..PeerUpdate::new(public(owner)) });
+        let snapshot = host.device.snapshot();
+        let prefix = allowed(2).allowed_ip;
+        let owners: Vec<_> = snapshot
+            .peers
+            .iter()
+            .filter(|peer| peer.allowed_ips.contains(&prefix))
+            .map(|peer| peer.public_key)
+            .collect();
+        assert_eq!(owners, [public(owner)], "round {round}");
+    });
+    check_passes(&hosts, 2);
+    check_passes(&hosts, 3);
+}
+
+#[test]
+fn f_13_the_private_key_changes_under_traffic() {
+    if !alone("f_13_the_private_key_changes_under_traffic") {
+        return;
+    }
+    let hosts = under_traffic(KEY_CHANGES, false, |host, round| {
+        // In the end its own again, which the others know.
+        let number = if round + 1 == KEY_CHANGES { 1 } else { 100 + (round % 100) as u8 };
+        let update = Update { private_key: Some(Some(key(number))), ..Update::default() };
+        host.device.apply(update).expect("a key is accepted");
+        std::thread::sleep(Duration::from_millis(1));
+    });
+    check_passes(&hosts, 2);
+    check_passes(&hosts, 3);
+}
