@@ -918,7 +918,7 @@ mod tests {
         let acknowledgement = emitted(&server, now);
         assert_eq!(acknowledgement.len(), 1);
         deliver(&client, &acknowledgement, now);
-        client.shutdown_write(now).unwrap();
+        let _ = client.shutdown_write(now).unwrap();
         let is_fin = |packets: &[Vec<u8>]| packets.len() == 1 && packets[0][33] & TCP_FIN != 0;
         assert!(is_fin(&emitted(&client, now)));
         for _ in 0..2 * DUPLICATES {
