@@ -103,9 +103,9 @@ fn expired_sending_still_receives() {
     assert_eq!(keypair.may_receive(T0), Ok(()));
 }
 
-/// S-22: threads that number trains of different lengths never get a counter twice.
+/// Threads that number trains of different lengths never get a counter twice.
 #[test]
-fn counters_are_unique_over_threads() {
+fn s_22_counters_are_unique_over_threads() {
     let keypair = keypair(1, true);
     let all = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -124,9 +124,9 @@ fn counters_are_unique_over_threads() {
     assert_eq!((unique.len(), all.len() as u64), (all.len(), keypair.sending_counter()));
 }
 
-/// S-22: at the limit too, threads get every counter below it once and none beyond.
+/// At the limit too, threads get every counter below it once and none beyond.
 #[test]
-fn counters_are_unique_at_the_limit() {
+fn s_22_counters_are_unique_at_the_limit() {
     let keypair = keypair(1, true);
     keypair.skip_counters(REJECT_AFTER_MESSAGES - 1000);
     let all = Mutex::new(Vec::new());
@@ -186,9 +186,9 @@ fn dropped(dropped: Dropped) -> Vec<u32> {
         .collect()
 }
 
-/// S-25 [WP 5.4.5] The three slots, for either role.
+/// [WP 5.4.5] The three slots, for either role.
 #[test]
-fn three_slots() {
+fn s_25_three_slots() {
     let mut keypairs = Keypairs::default();
     assert_eq!(dropped(keypairs.add_initiator(keypair(1, true))), []);
     assert_eq!(slots(&keypairs), (None, Some(1), None));
