@@ -2,7 +2,7 @@
 //! overtakes, doubles and spoils datagrams by seeded dice.
 //!
 //! `ADIT_TEST_SEED` repeats a run. `ADIT_TEST_HANDSHAKES` sets how many handshakes the long test of
-//! them makes (100,000 in a soak; some thousands otherwise).
+//! them makes.
 
 #[path = "simulation/world.rs"]
 mod world;
@@ -18,7 +18,8 @@ use adit::proto::constants::{
 use adit::proto::rejected::Rejected;
 use world::{KIND_COOKIE_REPLY, KIND_DATA, KIND_INITIATION, KIND_RESPONSE, Network, World};
 
-const HANDSHAKES_DEFAULT: u64 = 2_000;
+/// Half a millisecond of computing each.
+const HANDSHAKES_DEFAULT: u64 = 100_000;
 
 /// One way through [`Network::GOOD`].
 const DELAY: Duration = Network::GOOD.delay;
@@ -41,7 +42,11 @@ fn secs(seconds: u64) -> Duration {
 
 /// Two engines with a session that the first one initiated, and nothing going on.
 fn idle_session() -> World {
-    let mut world = World::new(2, seed());
+    idle_session_of(seed())
+}
+
+fn idle_session_of(seed: u64) -> World {
+    let mut world = World::new(2, seed);
     world.send(0, 0);
     world.run(secs(30));
     assert!(world.settled());
@@ -461,11 +466,22 @@ fn a_bad_network() {
 /// Handshake after handshake under loss; each ends in a session that carries packets.
 #[test]
 fn s_16_many_handshakes_under_loss() {
-    let mut world = idle_session();
+    let handshakes = number("ADIT_TEST_HANDSHAKES").unwrap_or(HANDSHAKES_DEFAULT);
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+    let seed = seed();
+    println!("{handshakes} handshakes");
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let share = handshakes / threads + u64::from(thread < handshakes % threads);
+            scope.spawn(move || shake_hands_under_loss(share, seed.wrapping_add(thread)));
+        }
+    });
+}
+
+fn shake_hands_under_loss(handshakes: u64, seed: u64) {
+    let mut world = idle_session_of(seed);
     world.network.loss = 300;
     world.network.spread = Duration::from_millis(50);
-    let handshakes = number("ADIT_TEST_HANDSHAKES").unwrap_or(HANDSHAKES_DEFAULT);
-    println!("{handshakes} handshakes");
     for _ in 0..handshakes {
         let before = world.engines[0].handshakes;
         current(&world, 0).skip_counters(REKEY_AFTER_MESSAGES + 1);
