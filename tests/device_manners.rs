@@ -330,6 +330,25 @@ fn s_35_the_newest_packets_wait_for_the_session_in_order() {
     assert_eq!(left.device.drops(Rejected::StagedDropped), 72);
 }
 
+/// A peer that does not answer holds one index, however often a handshake is asked for, and none once it is removed.
+#[test]
+fn s_24_an_unanswered_peer_holds_one_index() {
+    let (_network, left, right) = pair();
+    come_up([&left, &right]);
+    right.wire.held.store(true, Ordering::SeqCst);
+    let indices = || left.device.figures().receiver_indices;
+    for _ in 0..20 {
+        left.device.start_handshake(&key(2).public_key());
+        left.wire.expect("initiation", |left| left.bytes[0] == 1);
+        // One is taken, and given back, also for an initiation that comes too soon.
+        until("one index", || indices() == 1);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let removed = PeerUpdate { remove: true, ..PeerUpdate::new(key(2).public_key()) };
+    left.device.apply(Update { peers: vec![removed], ..Update::default() }).unwrap();
+    until("no index", || indices() == 0);
+}
+
 /// [WP 2.1] A peer is where its newest authenticated packet came from, even if the inner packet is then refused; what
 /// was changed or heard before moves nothing.
 #[test]

@@ -13,14 +13,19 @@ use std::time::{Duration, Instant};
 
 use adit::device::Device;
 use adit::device::config::{PeerUpdate, Update};
-use adit::key::PrivateKey;
+use adit::key::{PresharedKey, PrivateKey};
 use adit::packet::Buffers;
 use adit::proto::constants::{HANDSHAKE_QUEUE_MAX, UNDER_LOAD_AT};
-use adit::proto::messages::{COOKIE_REPLY_LEN, INITIATION_LEN};
+use adit::proto::cookie::CookieJar;
+use adit::proto::handshake::{Handshake, Identity};
+use adit::proto::messages::{self, COOKIE_REPLY_LEN, INITIATION_LEN, Message};
 use adit::proto::rejected::Rejected;
+use adit::proto::time;
 use adit::tun::memory::{MemoryTun, MemoryTunHandle};
 use adit::udp::memory::MemoryNetwork;
 use adit::udp::{Sent, Transmit, Udp as _, UdpReceiver, UdpSender};
+use getrandom::SysRng;
+use rand_core::UnwrapErr;
 use testbed::{Heard, ScriptedPeer, forged_initiation};
 
 /// Nothing that is waited for takes longer, also on a busy machine.
@@ -133,6 +138,62 @@ fn s_30_under_load_strangers_are_asked_for_their_address() {
     });
     assert!(answers.iter().all(|answer| answer[0] == 3 && answer.len() == COOKIE_REPLY_LEN));
     assert_eq!(device.figures().receiver_indices, 0);
+}
+
+/// A response is asked for the same: that it names an index of ours proves no address.
+#[test]
+fn s_30_under_load_responders_are_asked_for_their_address() {
+    let network = MemoryNetwork::new();
+    let (device, _tun) = device(&network);
+    let (mut strangers, mut host) = (Host::new(&network, 9), Host::new(&network, 2));
+    let (forged, mut sent) = (forged(), 0);
+    let mut flood = || {
+        if sent - dropped(&device).min(sent) < STRANGERS_UNDER_WAY {
+            strangers.send(&forged, INITIATION_LEN);
+            sent += FORGED as u64;
+        }
+        strangers.receive();
+    };
+    until("load", || {
+        flood();
+        device.drops(Rejected::CookieRequired) > 0
+    });
+
+    let (now, public) = (time::Instant::from_nanos(1), key(DEVICE).public_key());
+    let endpoint = Some(SocketAddr::new(outer(2), PORT));
+    let peers = vec![PeerUpdate { endpoint, ..PeerUpdate::new(key(2).public_key()) }];
+    device.apply(Update { peers, ..Update::default() }).unwrap();
+    device.start_handshake(&key(2).public_key());
+    let mut initiation = None;
+    until("an initiation", || {
+        initiation = host.receive().pop();
+        initiation.is_some()
+    });
+    let initiation = initiation.unwrap();
+    let Ok(Message::Initiation(initiation)) = messages::parse(&initiation) else { panic!("an initiation") };
+    let (identity, mut cookies) = (Identity::new(key(2)), CookieJar::new());
+    let mut handshake = Handshake::new(public, PresharedKey::default());
+    handshake.consume_initiation(&identity, identity.open_initiation(&initiation).unwrap(), now).unwrap();
+    let (response, _) = handshake.create_response(7, &mut UnwrapErr(SysRng)).unwrap();
+
+    let mut without_cookie = response;
+    cookies.add_macs(&public, &mut without_cookie, now);
+    host.send(&without_cookie, without_cookie.len());
+    until("a cookie", || {
+        flood();
+        host.receive().iter().any(|answer| match messages::parse(answer) {
+            Ok(Message::CookieReply(reply)) => cookies.consume_reply(&public, &reply, now).is_ok(),
+            _ => false,
+        })
+    });
+    assert_eq!(device.figures().sessions, 0);
+    let mut with_cookie = response;
+    cookies.add_macs(&public, &mut with_cookie, now);
+    host.send(&with_cookie, with_cookie.len());
+    until("a session", || {
+        flood();
+        device.figures().sessions == 1
+    });
 }
 
 /// More than can wait is dropped by its name, however fast it comes.
