@@ -13,6 +13,7 @@ Prints a line for each change and one for all, which also go to target/mutants/r
 noticed by each test that it names, does not apply any more, or does not build.
 """
 
+import fcntl
 import os
 import pathlib
 import re
@@ -162,6 +163,12 @@ def main():
         for mutant in mutants:
             print(mutant.name())
         return
+    WORK.mkdir(parents=True, exist_ok=True)
+    lock = open(WORK / "lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("mutants: another run is at work in target/mutants")
     copy_sources()
     # Tests that fail without a change prove nothing.
     for target in sorted({target_of(test) for mutant in mutants for test in mutant.tests}):
