@@ -1,13 +1,15 @@
 # The verbs of this repository. CI calls the same ones (.ci/run).
 
 .DEFAULT_GOAL := help
-.PHONY: help check test api demo bench fuzz fuzz-run model soak static image install clean
+.PHONY: help check test mutants api demo bench fuzz fuzz-run model soak static image install clean
 
 PREFIX ?= /usr/local
 # Cargo's profile for `make static` and `make image`.
 PROFILE ?= release
 # Where cargo-auditable is installed, the program says by itself what it was built from (cargo audit bin, trivy, syft).
 AUDITABLE := $(shell command -v cargo-auditable >/dev/null && echo auditable)
+# Which changes `make mutants` makes, by the beginnings of their ids, for instance: make mutants IDS="S-04 S-2"
+IDS ?=
 # What `make bench` passes on, for instance: make bench BENCH_ARGS=--quick
 BENCH_ARGS ?=
 
@@ -20,6 +22,9 @@ check: ## Formatting, lints, the no_std build, docs, licences
 test: ## Every test; as root also those in network namespaces (installs the tools they need)
 	scripts/install-tools.sh
 	scripts/test.sh
+
+mutants: ## Breaks each promise on purpose, in a copy, and looks whether its tests notice (half an hour; IDS="S-04 S-2": those)
+	scripts/mutants.py $(IDS)
 
 api: ## Writes the listing of the public API (docs/api) anew, after a change of it that is meant
 	ADIT_WRITE_API=1 cargo test --quiet --test api

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn header_lengths_at_their_edges() {
+    fn s_41_header_lengths_at_their_edges() {
         let check = |packet: &[u8], expected: Option<usize>| {
             assert_eq!(Header::parse(packet).map(|header| header.total_len), expected, "{packet:02x?}");
         };
@@ -317,7 +317,7 @@ mod tests {
 
     /// [KERNEL-ECN]
     #[test]
-    fn congestion_marks_as_the_kernel_does() {
+    fn s_43_congestion_marks_as_the_kernel_does() {
         for (outer, inner, expected) in
             [(0, 0, 0), (1, 2, 2), (2, 1, 1), (3, 0, 0), (3, 1, 3), (3, 2, 3), (3, 3, 3), (0, 3, 3), (2, 0, 0)]
         {
@@ -376,10 +376,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), version in 0u8..16, ecn: u8) {
+        fn s_41_no_bytes_panic(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            version in prop_oneof![Just(4u8), Just(6), 0u8..16],
+            claimed in prop_oneof![any::<u16>(), 0u16..250, 65_400u16..],
+            ecn: u8,
+        ) {
             if let Some(first) = bytes.first_mut() {
                 *first = *first & 0x0f | version << 4;
             }
+            // Lengths at both ends of what the field can say.
+            let field = if version == 4 { 2..4 } else { 4..6 };
+            bytes.get_mut(field).into_iter().for_each(|field| field.copy_from_slice(&claimed.to_be_bytes()));
             if let Some(header) = Header::parse(&bytes) {
                 prop_assert!(header.total_len <= bytes.len());
             }

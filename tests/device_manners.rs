@@ -15,6 +15,8 @@ use adit::ip::Header;
 use adit::key::PrivateKey;
 use adit::packet::Buffers;
 use adit::proto::constants::STAGED_PACKETS_MAX;
+use adit::proto::cookie::CookieJar;
+use adit::proto::messages::INITIATION_LEN;
 use adit::proto::rejected::Rejected;
 use adit::tun::memory::{MemoryTun, MemoryTunHandle};
 use adit::tun::{Readiness, Wake};
@@ -224,6 +226,34 @@ fn shake_hands(from: &End, to: &End) {
     assert_eq!(to.tun.receive(PATIENCE).as_deref(), Some(&first[..]));
 }
 
+/// Somebody who is no peer, with a port of his own.
+struct Stranger {
+    to: SocketAddr,
+    sender: Box<dyn UdpSender>,
+}
+
+impl Stranger {
+    /// The host `number`, which sends to the device with the number `to`.
+    fn new(network: &MemoryNetwork, number: u8, to: u8) -> Self {
+        let socket = network.host(&[outer(number).ip()]).bind(PORT, 0, 1).unwrap();
+        Self { to: outer(to), sender: socket.sender().unwrap() }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.send_train(bytes, bytes.len());
+    }
+
+    fn send_train(&mut self, data: &[u8], segment: usize) {
+        let transmit = Transmit { to: self.to, source: None, tos: 0, segment, data, offload: false };
+        self.sender.send(&[transmit], &mut [Sent::default()]);
+    }
+}
+
+/// Gives a message to the device with this number a right mac1: its public key is all that it takes.
+fn forge_mac1(to: u8, message: &mut [u8]) {
+    CookieJar::new().add_macs(&key(to).public_key(), message, adit::proto::time::Instant::default());
+}
+
 /// [KERNEL-DSCP] Handshake messages leave with AF41, data without.
 #[test]
 fn handshake_messages_leave_with_af41_and_data_with_none() {
@@ -237,7 +267,7 @@ fn handshake_messages_leave_with_af41_and_data_with_none() {
 
 /// [KERNEL-ECN] The inner ECN bits, and nothing else of the inner TOS, are the outer ones.
 #[test]
-fn inner_ecn_is_copied_out() {
+fn s_43_inner_ecn_is_copied_out() {
     let (_network, left, right) = pair();
     shake_hands(&left, &right);
     for (id, tos) in [0xb8, 0xb9, 0xba, 0xbb].into_iter().enumerate() {
@@ -253,7 +283,7 @@ fn inner_ecn_is_copied_out() {
 
 /// [KERNEL-ECN] An outer CE marks an ECN-capable inner packet, its checksum made right; another is left as it is.
 #[test]
-fn outer_congestion_comes_in() {
+fn s_43_outer_congestion_comes_in() {
     let (_network, left, right) = pair();
     shake_hands(&left, &right);
     right.wire.mark.store(3, Ordering::SeqCst);
@@ -267,7 +297,7 @@ fn outer_congestion_comes_in() {
 
 /// [KERNEL-PADDING] [WP 5.4.6] Padded to 16, never beyond the MTU; a keepalive has 32 bytes.
 #[test]
-fn data_is_padded_within_the_mtu() {
+fn s_42_data_is_padded_within_the_mtu() {
     let (_network, left, right) = pair();
     shake_hands(&left, &right);
     for (len, padded) in [(61, 64), (64, 64), (65, 80), (1408, 1408), (1409, MTU), (MTU, MTU)] {
@@ -281,7 +311,7 @@ fn data_is_padded_within_the_mtu() {
 
 /// [KERNEL-STAGED] Without a session the newest packets wait, and leave in order when there is one.
 #[test]
-fn the_newest_packets_wait_for_the_session_in_order() {
+fn s_35_the_newest_packets_wait_for_the_session_in_order() {
     let (_network, left, right) = pair();
     come_up([&left, &right]);
     right.wire.held.store(true, Ordering::SeqCst);
@@ -300,10 +330,29 @@ fn the_newest_packets_wait_for_the_session_in_order() {
     assert_eq!(left.device.drops(Rejected::StagedDropped), 72);
 }
 
+/// A peer that does not answer holds one index, however often a handshake is asked for, and none once it is removed.
+#[test]
+fn s_24_an_unanswered_peer_holds_one_index() {
+    let (_network, left, right) = pair();
+    come_up([&left, &right]);
+    right.wire.held.store(true, Ordering::SeqCst);
+    let indices = || left.device.figures().receiver_indices;
+    for _ in 0..20 {
+        left.device.start_handshake(&key(2).public_key());
+        left.wire.expect("initiation", |left| left.bytes[0] == 1);
+        // One is taken, and given back, also for an initiation that comes too soon.
+        until("one index", || indices() == 1);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let removed = PeerUpdate { remove: true, ..PeerUpdate::new(key(2).public_key()) };
+    left.device.apply(Update { peers: vec![removed], ..Update::default() }).unwrap();
+    until("no index", || indices() == 0);
+}
+
 /// [WP 2.1] A peer is where its newest authenticated packet came from, even if the inner packet is then refused; what
 /// was changed or heard before moves nothing.
 #[test]
-fn the_endpoint_follows_the_newest_authenticated_packet() {
+fn s_23_the_endpoint_follows_the_newest_authenticated_packet() {
     let (network, left, right) = pair();
     shake_hands(&left, &right);
     let mut places =
@@ -364,7 +413,7 @@ fn what_comes_in_by_the_own_interface_is_dropped() {
 
 /// [WP 2] Whose an inner source is, the table of the whole device says, not the sending peer's own ranges.
 #[test]
-fn a_peer_must_not_speak_for_an_address_of_another() {
+fn s_40_a_peer_must_not_speak_for_an_address_of_another() {
     let (_network, left, right) = pair();
     let owner = |number: u8, address: Ipv4Addr, prefix_len: u8| {
         let mut peer = PeerUpdate::new(key(number).public_key());
@@ -382,20 +431,39 @@ fn a_peer_must_not_speak_for_an_address_of_another() {
     assert_eq!(right.device.drops(Rejected::ForbiddenSource), 1);
 }
 
-/// [WP 5.1] Whoever does not know our public key gets no byte, whatever is sent.
+/// [WP 5.1] Whoever does not know our public key gets no byte, whatever he sends: every size that a datagram can have,
+/// each as one of the four messages, as none of them, or as any bytes. Each is dropped by its name.
 #[test]
-fn strangers_get_no_answer() {
+fn s_01_strangers_get_no_answer() {
+    const SIZE_MAX: usize = 65_507;
     let (network, left, right) = pair();
     shake_hands(&left, &right);
-    let stranger = network.host(&[outer(9).ip()]).bind(PORT, 0, 1).unwrap();
-    let mut sender = stranger.sender().unwrap();
-    let lens = (0..200).chain([500, 1472, 9000, 65_507]);
-    for (kind, len) in lens.flat_map(|len| (0..6u8).map(move |kind| (kind, len))) {
-        let mut bytes: Vec<u8> = (0..len).map(|at: usize| (at as u8).wrapping_mul(151) ^ kind).collect();
-        bytes.iter_mut().zip([kind, 0, 0, 0]).for_each(|(byte, value)| *byte = value);
-        let transmit =
-            Transmit { to: outer(2), source: None, tos: 0, segment: len.max(1), data: &bytes, offload: false };
-        sender.send(&[transmit], &mut [Sent::default()]);
+    let mut stranger = Stranger::new(&network, 9, 2);
+    let mut dice = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut roll = move || {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (dice >> 33) as usize
+    };
+    let noise: Vec<u8> = (0..SIZE_MAX + 256).map(|_| roll() as u8).collect();
+    let of_any_kind = (1..=SIZE_MAX).map(|len| (len, roll() % 8));
+    let small_of_every_kind = (1..200).flat_map(|len| (0..8).map(move |kind| (len, kind)));
+    let [mut malformed, mut without_mac1, mut of_nobody] = [0; 3];
+    for (sent, (len, kind)) in small_of_every_kind.chain(of_any_kind).enumerate() {
+        let mut bytes = noise[len % 251..][..len].to_vec();
+        if kind < 7 {
+            bytes.iter_mut().zip([kind as u8, 0, 0, 0]).for_each(|(byte, value)| *byte = value);
+        }
+        match (bytes.first_chunk::<4>(), len) {
+            (Some([1, 0, 0, 0]), 148) | (Some([2, 0, 0, 0]), 92) => without_mac1 += 1,
+            (Some([3, 0, 0, 0]), 64) | (Some([4, 0, 0, 0]), 32..) => of_nobody += 1,
+            _ => malformed += 1,
+        }
+        stranger.send(&bytes);
+        // Few enough on their way that none finds a queue full.
+        let dropped = || right.device.figures().drops.iter().sum::<u64>();
+        if sent % 16 == 0 {
+            until("the drops", || dropped() > sent as u64);
+        }
     }
     // A true packet behind them all: everything before it was looked at.
     let last = packet(1, 2, 1, 0, 80);
@@ -404,7 +472,115 @@ fn strangers_get_no_answer() {
     assert_eq!(right.tun.receive(SILENCE), None);
     let to_stranger: Vec<Left> = right.wire.left().into_iter().filter(|left| left.to == outer(9)).collect();
     assert!(to_stranger.is_empty(), "{to_stranger:?}");
-    assert_eq!(right.device.drops(Rejected::BadMac1), 2, "one initiation and one response of the right length");
+    let drops = [Rejected::MalformedMessage, Rejected::BadMac1, Rejected::UnknownIndex];
+    assert_eq!(drops.map(|reason| right.device.drops(reason)), [malformed, without_mac1, of_nobody]);
+}
+
+/// A flood without a right mac1 costs no DH, and nothing of it waits before true handshakes. With the ephemeral key that
+/// it has, a DH would fail, and that would be counted.
+#[test]
+fn s_03_no_dh_under_a_bad_mac1_flood() {
+    const FLOOD: u64 = 10_000;
+    let (network, left, right) = pair();
+    shake_hands(&left, &right);
+    let mut stranger = Stranger::new(&network, 9, 2);
+    let mut initiation = [0; INITIATION_LEN];
+    initiation[0] = 1;
+    for sent in 0..FLOOD {
+        initiation[120..128].copy_from_slice(&sent.to_le_bytes());
+        stranger.send(&initiation);
+        assert_eq!(right.device.figures().handshakes_queued, 0);
+        if sent % 1000 == 0 {
+            until("the drops", || right.device.drops(Rejected::BadMac1) == sent + 1);
+        }
+    }
+    until("the drops", || right.device.drops(Rejected::BadMac1) == FLOOD);
+    assert_eq!(right.device.drops(Rejected::LowOrderPoint), 0);
+    forge_mac1(2, &mut initiation);
+    stranger.send(&initiation);
+    until("the DH", || right.device.drops(Rejected::LowOrderPoint) == 1);
+}
+
+/// A response counts for the index that it names and once, and not at all when its peer was removed meanwhile: it is
+/// dropped by its name, and nothing is sent.
+#[test]
+fn s_08_a_response_is_of_one_initiation() {
+    let asked = || {
+        let (network, left, right) = pair();
+        come_up([&left, &right]);
+        right.wire.swallowed.store(true, Ordering::SeqCst);
+        assert!(left.tun.send(&packet(1, 2, 0, 0, 60)));
+        let response = right.wire.expect("response", |left| left.bytes[0] == 2).bytes;
+        let stranger = Stranger::new(&network, 9, 1);
+        (left, right, response, stranger)
+    };
+    let drops = |end: &End, reason, count| until("a drop", || end.device.drops(reason) == count);
+    let sessions = |end: &End| end.device.figures().sessions;
+
+    let (left, _right, response, mut stranger) = asked();
+    for byte in 8..12 {
+        let mut wrong = response.clone();
+        wrong[byte] ^= 1;
+        forge_mac1(1, &mut wrong);
+        stranger.send(&wrong);
+        drops(&left, Rejected::UnknownIndex, u64::from(byte as u8 - 7));
+    }
+    assert_eq!(sessions(&left), 0);
+    stranger.send(&response);
+    until("the session", || sessions(&left) == 1);
+    let (before, index_count) = (left.wire.left().len(), left.device.figures().receiver_indices);
+    stranger.send(&response);
+    drops(&left, Rejected::NoHandshake, 1);
+    assert_eq!((sessions(&left), left.device.figures().receiver_indices), (1, index_count));
+    // What waited leaves on the session, and no other handshake begins.
+    let handshakes = left.wire.left().into_iter().skip(before).filter(|left| left.bytes[0] != DATA).count();
+    assert_eq!(handshakes, 0);
+
+    let (left, _right, response, mut stranger) = asked();
+    let removed = PeerUpdate { remove: true, ..PeerUpdate::new(key(2).public_key()) };
+    left.device.apply(Update { peers: vec![removed], ..Update::default() }).unwrap();
+    let before = left.wire.left().len();
+    stranger.send(&response);
+    drops(&left, Rejected::UnknownIndex, 1);
+    std::thread::sleep(SILENCE);
+    assert_eq!((left.wire.left().len(), left.device.figures().receiver_indices), (before, 0));
+}
+
+/// Datagrams that come joined are told apart: a shorter one at the end, garbage there, and one of the largest size
+/// harm nothing around them.
+#[test]
+fn s_45_joined_datagrams_with_odd_ends() {
+    let (network, left, right) = pair();
+    shake_hands(&left, &right);
+    let mut stranger = Stranger::new(&network, 9, 2);
+    left.wire.swallowed.store(true, Ordering::SeqCst);
+    let sealed = |len: usize| {
+        left.wire.left.lock().unwrap().clear();
+        assert!(left.tun.send(&packet(1, 2, 0, 0, len)));
+        left.wire.expect("datagram", |left| left.bytes.len() == len + 32).bytes
+    };
+    let delivered = |lens: &[usize]| {
+        for &len in lens {
+            assert_eq!(right.tun.receive(PATIENCE).map(|packet| packet.len()), Some(len));
+        }
+    };
+    let drops = |reason, count| until("a drop", || right.device.drops(reason) == count);
+    let first = sealed(304);
+    stranger.send_train(&[&first[..], &sealed(304), &sealed(64)].concat(), 336);
+    delivered(&[304, 304, 64]);
+    stranger.send_train(&[&sealed(304)[..], &sealed(304), &[4, 0, 0, 0, 0, 0, 0]].concat(), 336);
+    delivered(&[304, 304]);
+    drops(Rejected::MalformedMessage, 1);
+    // Room for a header, and none for a tag.
+    stranger.send_train(&[&sealed(304)[..], &first[..31]].concat(), 336);
+    delivered(&[304]);
+    drops(Rejected::MalformedMessage, 2);
+    let mut oversized = vec![0; 65_507];
+    oversized[..16].copy_from_slice(&first[..16]);
+    stranger.send(&oversized);
+    drops(Rejected::BadTag, 1);
+    stranger.send(&sealed(96));
+    delivered(&[96]);
 }
 
 /// [KERNEL-ICMP] Whom no peer has is unreachable, and the local sender is told in its name.

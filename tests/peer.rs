@@ -286,7 +286,7 @@ fn a_persistent_keepalive_begins_and_keeps_a_session() {
 
 /// [WP 5.3] Many initiations in one second: the next ones are asked for their address first.
 #[test]
-fn a_flood_is_answered_with_cookies() {
+fn s_30_a_flood_is_answered_with_cookies() {
     let [_, mut right] = ends();
     let mut answers = Vec::new();
     // Initiations of one who knows our key, but whose own is no peer's.

@@ -99,7 +99,7 @@ fn check_echo(peer: &mut ScriptedSocket, pair: &Pair, n: u8, number: u16) {
 /// While two peers flood each other with small packets, a third one's pings are answered, a fourth connects and rekeys,
 /// and a silent fifth gets its keepalives.
 #[test]
-fn a_flood_starves_no_other_peer() {
+fn s_32_a_flood_starves_no_other_peer() {
     privileged!("ping", "tcpdump");
     let _alone = alone();
     for threads in THREADS {
@@ -198,7 +198,7 @@ const STRANGERS: std::ops::Range<u8> = 100..132;
 /// Paced packets of a session all arrive while strangers flood the port, a peer that was never there before connects
 /// within a few attempts, and what has no right mac1 is answered with nothing.
 #[test]
-fn floods_of_strangers_leave_data_alone() {
+fn s_32_floods_of_strangers_leave_data_alone() {
     privileged!("ping", "tcpdump");
     let _alone = alone();
     const PACKETS: u64 = 2000;

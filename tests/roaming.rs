@@ -455,7 +455,7 @@ fn a_private_key_changed_live_shakes_hands_at_once() {
 }
 
 #[test]
-fn peers_with_low_order_keys_stay_silent() {
+fn s_10_peers_with_low_order_keys_stay_silent() {
     use base64ct::Encoding as _;
     privileged!("ping", "tcpdump");
     let pair = Pair::with(PairOptions { wiretap: false, ..PairOptions::default() });

@@ -1,4 +1,5 @@
 //! docs/security.md against the code: each row's files and tests exist, and each test that carries an id has its row.
+//! And tests/mutants.txt against both: each change of it still applies, and no promise is without one.
 //!
 //! An id is a letter and two digits: `S` promise, `F` fault, `U` abuse of the configuration socket, `Z` fuzzing. A
 //! test carries it as the beginning of its name: `s_03_…` proves `S-03`.
@@ -9,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LEDGER: &str = "docs/security.md";
+const MUTANTS: &str = "tests/mutants.txt";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -121,4 +123,80 @@ fn every_test_with_an_id_has_its_row() {
         })
         .collect();
     assert!(missing.is_empty(), "{LEDGER} has no row with the id of:\n  {}", missing.join("\n  "));
+}
+
+/// A change that breaks a promise, as scripts/mutants.py reads it: the list's head says how an entry looks.
+#[derive(Default)]
+struct Mutant {
+    id: String,
+    file: String,
+    /// The lines that the change is made in, each with its end.
+    before: String,
+    after: String,
+    tests: Vec<String>,
+}
+
+fn mutants() -> Vec<Mutant> {
+    let text = fs::read_to_string(root().join(MUTANTS)).unwrap();
+    let mut mutants: Vec<Mutant> = Vec::new();
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (kind, rest) = line.split_at(1);
+        if kind == "[" {
+            let (id, file) = rest.split_once("] ").unwrap();
+            mutants.push(Mutant { id: id.into(), file: file.into(), ..Mutant::default() });
+            continue;
+        }
+        let mutant = mutants.last_mut().expect("the list begins with the head of an entry");
+        match kind {
+            "-" => mutant.before += &format!("{rest}\n"),
+            "+" => mutant.after += &format!("{rest}\n"),
+            " " => [&mut mutant.before, &mut mutant.after].into_iter().for_each(|lines| *lines += &format!("{rest}\n")),
+            "=" => mutant.tests.push(rest.trim().into()),
+            _ => panic!("{MUTANTS}: what is this? {line}"),
+        }
+    }
+    mutants
+}
+
+#[test]
+fn every_mutant_applies_and_names_tests() {
+    let mut problems = Vec::new();
+    for Mutant { id, file, before, after, tests } in mutants() {
+        let text = fs::read_to_string(root().join(&file)).unwrap_or_default();
+        let count = if before.is_empty() { 0 } else { text.matches(&before).count() };
+        if count != 1 {
+            problems.push(format!("{id}: {file} has these lines {count} times, not once:\n{before}"));
+        }
+        if before == after {
+            problems.push(format!("{id}: nothing is changed in {file}"));
+        }
+        if tests.is_empty() {
+            problems.push(format!("{id}: no test is named that must fail:\n{after}"));
+        }
+        for test in tests {
+            let (file, function) = test.split_once("::").unwrap_or((&test, ""));
+            let text = fs::read_to_string(root().join(file)).unwrap_or_default();
+            if !text.contains(&format!("fn {function}(")) {
+                problems.push(format!("{id}: there is no test {test}"));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{MUTANTS}:\n  {}", problems.join("\n  "));
+}
+
+/// And one that a test of the promise's own row notices.
+#[test]
+fn every_promise_was_seen_broken() {
+    let mutants = mutants();
+    let missing: Vec<String> = rows()
+        .into_iter()
+        .filter(|row| row[0].starts_with("S-") && !quoted(&row[2]).is_empty())
+        .filter(|row| {
+            let held_by = quoted(&row[3]);
+            let notices = |mutant: &Mutant| mutant.tests.iter().any(|test| held_by.contains(&test.as_str()));
+            !mutants.iter().any(|mutant| mutant.id == row[0] && notices(mutant))
+        })
+        .map(|row| format!("{}: {}", row[0], row[1]))
+        .collect();
+    assert!(missing.is_empty(), "{MUTANTS} breaks none of:\n  {}", missing.join("\n  "));
 }

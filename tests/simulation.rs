@@ -2,7 +2,7 @@
 //! overtakes, doubles and spoils datagrams by seeded dice.
 //!
 //! `ADIT_TEST_SEED` repeats a run. `ADIT_TEST_HANDSHAKES` sets how many handshakes the long test of
-//! them makes (100,000 in a soak; some thousands otherwise).
+//! them makes.
 
 #[path = "simulation/world.rs"]
 mod world;
@@ -18,7 +18,8 @@ use adit::proto::constants::{
 use adit::proto::rejected::Rejected;
 use world::{KIND_COOKIE_REPLY, KIND_DATA, KIND_INITIATION, KIND_RESPONSE, Network, World};
 
-const HANDSHAKES_DEFAULT: u64 = 2_000;
+/// Half a millisecond of computing each.
+const HANDSHAKES_DEFAULT: u64 = 100_000;
 
 /// One way through [`Network::GOOD`].
 const DELAY: Duration = Network::GOOD.delay;
@@ -41,7 +42,11 @@ fn secs(seconds: u64) -> Duration {
 
 /// Two engines with a session that the first one initiated, and nothing going on.
 fn idle_session() -> World {
-    let mut world = World::new(2, seed());
+    idle_session_of(seed())
+}
+
+fn idle_session_of(seed: u64) -> World {
+    let mut world = World::new(2, seed);
     world.send(0, 0);
     world.run(secs(30));
     assert!(world.settled());
@@ -209,9 +214,9 @@ fn persistent_keepalive() {
     assert_eq!(world.sent.iter().filter(|sent| sent.at > since).count(), 0);
 }
 
-/// S-14: however two initiations cross, one session is left within 2 s, and it is renewed by one side.
+/// However two initiations cross, one session is left within 2 s, and it is renewed by one side.
 #[test]
-fn simultaneous_open_settles() {
+fn s_14_simultaneous_open_settles() {
     let mut dice = world::TestRng(seed());
     for round in 0..100u64 {
         let mut world = World::new(2, rand_core::Rng::next_u64(&mut dice));
@@ -232,16 +237,16 @@ fn simultaneous_open_settles() {
     }
 }
 
-/// S-14: and when any of the four handshake messages is lost, the next try settles it.
+/// And when any of the four handshake messages is lost, the next try settles it.
 #[test]
-fn simultaneous_open_settles_under_loss() {
+fn s_14_simultaneous_open_settles_under_loss() {
     open_under_loss(seed(), false);
     open_under_loss(seed(), true);
 }
 
-/// S-14: both responses are lost, and both retries fall due less than REKEY_TIMEOUT after them.
+/// Both responses are lost, and both retries fall due less than REKEY_TIMEOUT after them.
 #[test]
-fn simultaneous_open_loses_both_responses() {
+fn s_14_simultaneous_open_loses_both_responses() {
     open_under_loss(1_795_264_059_113_265_649, false);
 }
 
@@ -315,9 +320,9 @@ fn s_12_zeroes_after_540_seconds() {
     }
 }
 
-/// S-30 [WP 5.3] Under load a cookie is asked for, and the second attempt brings it.
+/// [WP 5.3] Under load a cookie is asked for, and the second attempt brings it.
 #[test]
-fn cookie_under_load() {
+fn s_30_cookie_under_load() {
     let mut world = World::new(2, seed());
     world.engines[1].under_load = true;
     let number = world.send(0, 0);
@@ -335,7 +340,7 @@ fn cookie_under_load() {
 
 /// A cookie reply that nobody asked for changes nothing; nor does a repeated one.
 #[test]
-fn unexpected_cookie_replies_are_refused() {
+fn s_30_unexpected_cookie_replies_are_refused() {
     let mut world = World::new(2, seed());
     world.engines[1].under_load = true;
     world.recording = Some(Vec::new());
@@ -403,7 +408,7 @@ fn private_key_change() {
 
 /// [WP 6.2] Both roles begin a handshake beyond REKEY_AFTER_MESSAGES, and neither sends beyond the limit.
 #[test]
-fn message_limits() {
+fn s_22_message_limits() {
     for sender in [0, 1] {
         let mut world = idle_session();
         let index = current(&world, sender).local_index();
@@ -458,14 +463,25 @@ fn f_17_a_bad_network() {
     assert!(world.run_until(REKEY_TIMEOUT + REKEY_TIMEOUT_JITTER_MAX + 4 * DELAY, both).is_some());
 }
 
-/// S-16: handshake after handshake under loss; each ends in a session that carries packets.
+/// Handshake after handshake under loss; each ends in a session that carries packets.
 #[test]
-fn many_handshakes_under_loss() {
-    let mut world = idle_session();
+fn s_16_many_handshakes_under_loss() {
+    let handshakes = number("ADIT_TEST_HANDSHAKES").unwrap_or(HANDSHAKES_DEFAULT);
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+    let seed = seed();
+    println!("{handshakes} handshakes");
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let share = handshakes / threads + u64::from(thread < handshakes % threads);
+            scope.spawn(move || shake_hands_under_loss(share, seed.wrapping_add(thread)));
+        }
+    });
+}
+
+fn shake_hands_under_loss(handshakes: u64, seed: u64) {
+    let mut world = idle_session_of(seed);
     world.network.loss = 300;
     world.network.spread = Duration::from_millis(50);
-    let handshakes = number("ADIT_TEST_HANDSHAKES").unwrap_or(HANDSHAKES_DEFAULT);
-    println!("{handshakes} handshakes");
     for _ in 0..handshakes {
         let before = world.engines[0].handshakes;
         current(&world, 0).skip_counters(REKEY_AFTER_MESSAGES + 1);
@@ -534,9 +550,9 @@ fn f_18_a_peer_restarts() {
     assert!(world.run_until(secs(1), |world| world.delivered(1, number)).is_some());
 }
 
-/// S-04, S-08: every datagram of a conversation once more, from elsewhere: nothing comes of it.
+/// Every datagram of a conversation once more, from elsewhere: nothing comes of it.
 #[test]
-fn a_replayed_conversation_is_ignored() {
+fn s_04_s_08_a_replayed_conversation_is_ignored() {
     let mut world = World::new(2, seed());
     world.recording = Some(Vec::new());
     world.chat(secs(150), secs(1));
@@ -557,9 +573,9 @@ fn a_replayed_conversation_is_ignored() {
     }
 }
 
-/// S-23: any bit of any message spoilt, from elsewhere: nothing changes, and the true one still counts.
+/// Any bit of any message spoilt, from elsewhere: nothing changes, and the true one still counts.
 #[test]
-fn spoilt_messages_change_nothing() {
+fn s_23_spoilt_messages_change_nothing() {
     let mut world = World::new(2, seed());
     world.network.delay = secs(1);
     let number = world.send(0, 0);

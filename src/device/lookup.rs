@@ -164,7 +164,7 @@ mod tests {
 
     /// [WP 5.4] Unique, found while reserved, gone when released, also across growth.
     #[test]
-    fn indices_are_unique_found_and_freed() {
+    fn s_24_indices_are_unique_found_and_freed() {
         let table = IndexTable::new(1);
         let peer = peer(0);
         let mut rng = UnwrapErr(SysRng);
@@ -208,7 +208,7 @@ mod tests {
 
     /// [WP 5.4] Uniform over all 32 bits: each is set in about half of them.
     #[test]
-    fn indices_are_random_in_every_bit() {
+    fn s_24_indices_are_random_in_every_bit() {
         let table = IndexTable::new(1);
         let peer = peer(0);
         let mut rng = UnwrapErr(SysRng);

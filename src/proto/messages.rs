@@ -372,7 +372,7 @@ mod tests {
 
     /// [WP 5.4.6] [KERNEL-PADDING]
     #[test]
-    fn padding_never_exceeds_the_mtu() {
+    fn s_42_padding_never_exceeds_the_mtu() {
         let check = |len, mtu, expected| assert_eq!(padded_len(len, mtu), expected, "{len} at MTU {mtu}");
         check(0, 1420, 0);
         check(1, 1420, 16);

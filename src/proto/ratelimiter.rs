@@ -111,7 +111,7 @@ mod tests {
 
     /// [WP 5.3] A burst of five, then one in 50 ms.
     #[test]
-    fn burst_then_rate() {
+    fn s_31_burst_then_rate() {
         let mut limiter = RateLimiter::new();
         let source = ip("192.0.2.1");
         let mut check = |millis, expected| assert_eq!(limiter.allow(source, at(millis)), expected, "at {millis} ms");
@@ -130,7 +130,7 @@ mod tests {
 
     /// 20 in a second and no more, whatever is asked.
     #[test]
-    fn a_flood_gets_twenty_a_second() {
+    fn s_31_a_flood_gets_twenty_a_second() {
         let mut limiter = RateLimiter::new();
         let allowed = (0..10_000).filter(|milli| limiter.allow(ip("192.0.2.1"), at(*milli))).count();
         assert!((200..=205).contains(&allowed), "{allowed} in ten seconds");
@@ -138,7 +138,7 @@ mod tests {
 
     /// [WP 5.3] Sources are IPv4 addresses and IPv6 /64s; a mapped IPv4 address is that address.
     #[test]
-    fn sources_do_not_share_buckets() {
+    fn s_31_sources_do_not_share_buckets() {
         let check = |one: &str, other: &str, shared: bool| {
             let mut limiter = RateLimiter::new();
             (0..5).for_each(|_| assert!(limiter.allow(ip(one), at(0))));
@@ -154,7 +154,7 @@ mod tests {
 
     /// [WP 5.3] The table is bounded, and the silent are forgotten after a second.
     #[test]
-    fn table_is_bounded_and_collected() {
+    fn s_33_table_is_bounded_and_collected() {
         let mut limiter = RateLimiter::new();
         let v4 = |n: usize| IpAddr::V4(Ipv4Addr::from_bits(n as u32));
         let v6 = |n: usize| IpAddr::V6(Ipv6Addr::from_bits((n as u128) << 64 | 0x2000 << 112));

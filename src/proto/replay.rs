@@ -106,7 +106,7 @@ mod tests {
 
     /// [RFC 6479] [WP 5.4.6] The edges of the window, step by step.
     #[test]
-    fn edges() {
+    fn s_20_edges() {
         let w = REPLAY_WINDOW;
         check(&[(0, Ok(())), (0, SEEN), (1, Ok(())), (1, SEEN), (9, Ok(())), (8, Ok(())), (7, Ok(())), (7, SEEN)]);
         // The oldest that is still told apart lies exactly the window behind the newest.
@@ -122,16 +122,16 @@ mod tests {
 
     /// [WP 6.2] Neither the last counters nor a long jump wrap anything.
     #[test]
-    fn limits() {
+    fn s_20_limits() {
         let limit = REJECT_AFTER_MESSAGES;
         check(&[(limit, LIMIT), (u64::MAX, LIMIT), (limit - 1, Ok(())), (limit - 1, SEEN), (limit, LIMIT), (0, SEEN)]);
         check(&[(1, Ok(())), (1 << 63, Ok(())), (1, SEEN), ((1 << 63) - 1, Ok(())), (1 << 63, SEEN)]);
         check(&[(1 << 63, Ok(())), ((1 << 63) - REPLAY_WINDOW, Ok(())), ((1 << 63) - REPLAY_WINDOW - 1, SEEN)]);
     }
 
-    /// S-23: a packet whose tag is wrong leaves no trace, so that the true one is still accepted.
+    /// A packet whose tag is wrong leaves no trace, so that the true one is still accepted.
     #[test]
-    fn only_an_opened_packet_is_marked() {
+    fn s_23_only_an_opened_packet_is_marked() {
         let mut window = ReplayWindow::new();
         let forged = Opening { counter: 1 << 40, ok: false, ..Opening::default() };
         assert_eq!(window.accept(&forged), Err(Rejected::BadTag));
@@ -157,7 +157,7 @@ mod tests {
     proptest! {
         /// Against a plain set of everything that was accepted.
         #[test]
-        fn agrees_with_a_set(steps in proptest::collection::vec((0u8..8, 0u64..20_000), 1..400)) {
+        fn s_20_agrees_with_a_set(steps in proptest::collection::vec((0u8..8, 0u64..20_000), 1..400)) {
             let mut window = ReplayWindow::new();
             let mut seen: BTreeSet<u64> = BTreeSet::new();
             let mut base = 0u64;

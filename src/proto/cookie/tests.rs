@@ -84,7 +84,7 @@ impl Scene {
 
 /// [WP 5.4.4] [WP 5.4.7] A reply gives a cookie, and with it a message passes.
 #[test]
-fn a_cookie_proves_the_address() {
+fn s_30_a_cookie_proves_the_address() {
     let mut scene = Scene::new();
     let message = scene.message(0);
     assert_eq!(message[132..], [0; 16], "no cookie, no mac2");
@@ -123,7 +123,7 @@ fn a_cookie_is_bound_to_address_and_port() {
 
 /// [WP 5.4.7] The secret changes at 120 s, and all cookies with it.
 #[test]
-fn the_secret_lives_two_minutes() {
+fn s_30_the_secret_lives_two_minutes() {
     let mut scene = Scene::with_cookie("192.0.2.1:1", 100);
     let message = scene.message(119);
     assert!(scene.passes(&message, "192.0.2.1:1", 119));
@@ -133,7 +133,7 @@ fn the_secret_lives_two_minutes() {
 
 /// [WP 5.4.7] The client uses a cookie for 115 s.
 #[test]
-fn a_cookie_is_used_for_115_seconds() {
+fn s_30_a_cookie_is_used_for_115_seconds() {
     let mut scene = Scene::with_cookie("192.0.2.1:1", 0);
     assert_ne!(scene.message(114)[132..], [0; 16]);
     assert_eq!(scene.message(115)[132..], [0; 16]);
@@ -142,7 +142,7 @@ fn a_cookie_is_used_for_115_seconds() {
 
 /// [WP 5.4.7] A reply counts only for the mac1 that we sent last, and once.
 #[test]
-fn replies_that_we_did_not_ask_for_are_refused() {
+fn s_30_replies_that_we_did_not_ask_for_are_refused() {
     let mut scene = Scene::new();
     let unasked = scene.reply(&[0; INITIATION_LEN], "192.0.2.1:1", 0);
     assert_eq!(scene.consume(&unasked, 0), Err(Rejected::UnexpectedCookie));

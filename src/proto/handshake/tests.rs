@@ -128,7 +128,7 @@ fn forge_mac1(to: &Party, message: &mut [u8]) {
 /// [WP 5.1] Silence: whichever bit of an initiation is wrong, it is refused, and the true one is still
 /// accepted afterwards.
 #[test]
-fn a_broken_initiation_changes_nothing() {
+fn s_23_a_broken_initiation_changes_nothing() {
     let mut rng = Counting(2);
     let (mut initiator, mut responder) = pair([3; 32], &mut rng);
     let initiation = initiator.create_initiation(1, 1000, &mut rng);
@@ -152,7 +152,7 @@ fn a_broken_initiation_changes_nothing() {
 /// [WP 5.4.3] Whichever bit of a response is wrong, it is refused, and the true one is still accepted
 /// afterwards; once.
 #[test]
-fn a_broken_response_changes_nothing_and_a_true_one_counts_once() {
+fn s_08_s_23_a_broken_response_changes_nothing_and_a_true_one_counts_once() {
     let mut rng = Counting(3);
     let (mut initiator, mut responder) = pair([0; 32], &mut rng);
     let initiation = initiator.create_initiation(0x0102_0304, 1000, &mut rng);
@@ -176,7 +176,7 @@ fn a_broken_response_changes_nothing_and_a_true_one_counts_once() {
 
 /// [WP 5.3] No DH without mac1: an ephemeral key of low order, which a DH would notice, is not noticed.
 #[test]
-fn mac1_is_checked_before_any_dh() {
+fn s_03_mac1_is_checked_before_any_dh() {
     let mut rng = Counting(4);
     let (mut initiator, mut responder) = pair([0; 32], &mut rng);
     let mut initiation = initiator.create_initiation(1, 1000, &mut rng);
@@ -195,7 +195,7 @@ fn mac1_is_checked_before_any_dh() {
 /// [RFC 7748] Low order in each of the three places where a stranger's point comes in: the ephemeral
 /// key of an initiation, that of a response, and a peer's static key.
 #[test]
-fn low_order_points_lead_to_no_session() {
+fn s_10_low_order_points_lead_to_no_session() {
     let mut rng = Counting(5);
     for point in low_order_points() {
         for high_bit in [0, 0x80] {
@@ -224,7 +224,7 @@ fn low_order_points_lead_to_no_session() {
 /// [RFC 7748] An initiator that claims a static key of low order proves nothing: the static-static DH
 /// would be all zeros, which anybody can compute.
 #[test]
-fn a_claimed_low_order_static_key_is_refused() {
+fn s_10_a_claimed_low_order_static_key_is_refused() {
     let mut rng = Counting(6);
     let (_, mut responder) = pair([0; 32], &mut rng);
     for point in low_order_points() {
@@ -249,7 +249,7 @@ fn a_claimed_low_order_static_key_is_refused() {
 /// [WP 5.1] Only a strictly greater timestamp is accepted, and the greatest is kept across changes of
 /// identity and preshared key, a clear, and sessions.
 #[test]
-fn timestamps_grow_strictly() {
+fn s_04_timestamps_grow_strictly() {
     let mut rng = Counting(7);
     let (mut initiator, mut responder) = pair([0; 32], &mut rng);
     let old = initiator.create_initiation(1, 1000, &mut rng);
@@ -269,6 +269,80 @@ fn timestamps_grow_strictly() {
     assert_eq!(responder.consume_initiation(&newer, 1000), Ok(()));
 }
 
+/// Two copies of an initiation that were both opened before either is consumed: the timestamp is looked at where it is
+/// kept, and one of them wins.
+#[test]
+fn s_04_of_two_racing_copies_one_wins() {
+    let mut rng = Counting(16);
+    let (mut initiator, mut responder) = pair([0; 32], &mut rng);
+    let initiation = initiator.create_initiation(1, 1000, &mut rng);
+    let Ok(Message::Initiation(message)) = parse(&initiation) else { panic!("an initiation") };
+    let [one, other] = [(); 2].map(|()| responder.identity.open_initiation(&message).expect("opened"));
+    assert_eq!(responder.handshake.consume_initiation(&responder.identity, other, at(1000)), Ok(()));
+    let second = responder.handshake.consume_initiation(&responder.identity, one, at(2000));
+    assert_eq!(second, Err(Rejected::ReplayedTimestamp));
+}
+
+/// Whoever has our private key can speak as us, but not to us as another (key compromise impersonation): he can begin
+/// a handshake, and neither its session nor that of a handshake of ours is ever his, whatever he puts in place of the
+/// DH that he cannot make, or if he leaves it out.
+#[test]
+fn s_09_a_stolen_private_key_does_not_impersonate_others() {
+    let mut rng = Counting(15);
+    let (mut victim, other) = pair([0; 32], &mut rng);
+    let (stolen, victim_public) = (victim.identity.private.clone(), victim.identity.public);
+    let other_public = other.identity.public;
+    let dh = |private: &PrivateKey, public: &PublicKey| crypto::dh(private, public).expect("a good point");
+    let own = PrivateKey::generate(&mut rng);
+
+    let mut noise = SymmetricState::new(&victim_public);
+    noise.mix_ephemeral(&own.public_key());
+    let key = noise.mix_key(&dh(&own, &victim_public));
+    let mut sealed_static = [0; SEALED_STATIC_LEN];
+    noise.seal(key, other_public.as_bytes(), &mut sealed_static);
+    let static_static = dh(&stolen, &other_public);
+    let key = noise.mix_key(&static_static);
+    let mut sealed_timestamp = [0; SEALED_TIMESTAMP_LEN];
+    noise.seal(key, stamp(1000).as_bytes(), &mut sealed_timestamp);
+    let mut message = messages::write_initiation(1, own.public_key().as_bytes(), &sealed_static, &sealed_timestamp);
+    forge_mac1(&victim, &mut message);
+    assert_eq!(victim.consume_initiation(&message, 0), Ok(()), "the first message alone does not tell");
+    let (response, keys) = victim.create_response(2, &mut rng);
+    let Ok(Message::Response(response)) = parse(&response) else { panic!("a response") };
+    let ephemeral = PublicKey::from_bytes(*response.ephemeral());
+    let ephemeral_ephemeral = dh(&own, &ephemeral);
+    for guess in [None, Some(&static_static), Some(&dh(&stolen, &ephemeral)), Some(&ephemeral_ephemeral)] {
+        let mut noise = noise.clone();
+        noise.mix_ephemeral(&ephemeral);
+        noise.mix_chaining_key(&ephemeral_ephemeral);
+        guess.into_iter().for_each(|guess| noise.mix_chaining_key(guess)); // se: the other's key and our ephemeral one
+        let key = noise.mix_key_and_hash(&PresharedKey::default());
+        assert_eq!(noise.open(key, response.sealed_nothing(), &mut []), Err(Rejected::BadTag));
+        assert_ne!(noise.split().0, keys.receiving);
+    }
+
+    let initiation = victim.create_initiation(3, 2000, &mut rng);
+    let Ok(Message::Initiation(initiation)) = parse(&initiation) else { panic!("an initiation") };
+    let ephemeral = PublicKey::from_bytes(*initiation.ephemeral());
+    for guess in [None, Some(&static_static), Some(&dh(&stolen, &ephemeral)), Some(&dh(&own, &ephemeral))] {
+        let mut noise = SymmetricState::new(&other_public);
+        noise.mix_ephemeral(&ephemeral);
+        guess.into_iter().for_each(|guess| noise.mix_chaining_key(guess)); // es: the other's key and our ephemeral one
+        noise.mix_hash(initiation.sealed_static());
+        noise.mix_chaining_key(&static_static);
+        noise.mix_hash(initiation.sealed_timestamp());
+        noise.mix_ephemeral(&own.public_key());
+        noise.mix_chaining_key(&dh(&own, &ephemeral));
+        noise.mix_chaining_key(&dh(&own, &victim_public));
+        let key = noise.mix_key_and_hash(&PresharedKey::default());
+        let mut sealed_nothing = [0; TAG_LEN];
+        noise.seal(key, &[], &mut sealed_nothing);
+        let mut response = messages::write_response(4, 3, own.public_key().as_bytes(), &sealed_nothing);
+        forge_mac1(&victim, &mut response);
+        assert_eq!(victim.consume_response(&response).err(), Some(Rejected::BadTag));
+    }
+}
+
 /// [WP 5.1] A sender whose wall clock stands still or goes back is still understood.
 #[test]
 fn an_initiator_whose_clock_goes_back_is_still_accepted() {
@@ -285,7 +359,7 @@ fn an_initiator_whose_clock_goes_back_is_still_accepted() {
 
 /// [WP 5.3] One initiation of a peer in 20 ms, and one that is refused does not move the 20 ms.
 #[test]
-fn initiations_are_limited_to_one_in_twenty_milliseconds() {
+fn s_07_one_initiation_in_twenty_milliseconds() {
     let mut rng = Counting(9);
     let (mut initiator, mut responder) = pair([0; 32], &mut rng);
     let mut check = |wall, millis, expected| {
@@ -297,6 +371,11 @@ fn initiations_are_limited_to_one_in_twenty_milliseconds() {
     check(3000, 20, Ok(()));
     check(4000, 39, Err(Rejected::InitiationFlood));
     check(5000, 41, Ok(()));
+    let consumed = (0..1000).filter(|millis| {
+        let initiation = initiator.create_initiation(1, 10_000 + millis, &mut rng);
+        responder.consume_initiation(&initiation, 100 + millis).is_ok()
+    });
+    assert_eq!(consumed.count(), 50, "of a thousand in a second");
 }
 
 /// [WP 5.2] Another preshared key is another session key: the response does not open.

@@ -171,9 +171,9 @@ fn one_handshake() {
     assert_eq!((a.indices.len(), b.indices.len()), (1, 1), "the handshake's index is the keypair's");
 }
 
-/// S-04, S-08: [WP 5.1] what was consumed once is refused ever after, and changes nothing.
+/// [WP 5.1] What was consumed once is refused ever after, and changes nothing.
 #[test]
-fn replayed_messages_are_refused() {
+fn s_04_s_08_replayed_messages_are_refused() {
     let (mut a, mut b) = pair();
     let initiation = a.initiate(false, at(0)).unwrap();
     let response = b.answer(&initiation, at(10)).unwrap();
@@ -300,7 +300,7 @@ fn private_key_change() {
 
 /// A peer whose public key is a low-order point never causes a datagram.
 #[test]
-fn low_order_peer() {
+fn s_10_low_order_peer() {
     let (mut a, _) = pair();
     a.tunnel = Tunnel::new(PublicKey::from_bytes([0; 32]), PresharedKey::default());
     assert_eq!(a.initiate(false, at(0)), Err(Rejected::LowOrderPoint));
@@ -317,10 +317,10 @@ fn an_unconfirmed_keypair_expires() {
     assert!(next.may_receive(at(0).instant + REJECT_AFTER_TIME).is_err());
 }
 
-/// S-14: however the messages of crossed initiations arrive, or one is lost, both settle on one
+/// However the messages of crossed initiations arrive, or one is lost, both settle on one
 /// session with one initiator, and no index is left over.
 #[test]
-fn crossed_initiations() {
+fn s_14_crossed_initiations() {
     /// What reaches its side, in order: `Response` for the response to it, `Data` for data on the
     /// sender's current keypair.
     #[derive(Debug, Clone, Copy)]
@@ -380,10 +380,10 @@ fn crossed_initiations() {
     }
 }
 
-/// S-14 [WP 6.4]: both responses to crossed initiations are lost. Neither side's retry falls due before
+/// [WP 6.4] Both responses to crossed initiations are lost. Neither side's retry falls due before
 /// it may be sent, and one of them settles it.
 #[test]
-fn crossed_initiations_are_retried() {
+fn s_14_crossed_initiations_are_retried() {
     let (mut a, mut b) = pair();
     let (from_a, from_b) = (a.initiate(false, at(0)).unwrap(), b.initiate(false, at(0)).unwrap());
     a.answer(&from_b, at(400)).unwrap();
@@ -411,10 +411,10 @@ fn a_response_is_not_retried() {
     assert_eq!(b.tunnel.timers().deadline(Timer::RetransmitHandshake), None);
 }
 
-/// S-14: the response to ours overtakes the peer's initiation, so that only the peer knows of the
+/// The response to ours overtakes the peer's initiation, so that only the peer knows of the
 /// crossing when ours is answered.
 #[test]
-fn an_overtaken_crossed_initiation() {
+fn s_14_an_overtaken_crossed_initiation() {
     for swap in [false, true] {
         let (mut a, mut b) = pair();
         if swap {
@@ -436,7 +436,7 @@ fn an_overtaken_crossed_initiation() {
 
 /// A response that comes after the peer has settled for its own handshake is refused.
 #[test]
-fn a_late_crossed_response_is_refused() {
+fn s_08_a_late_crossed_response_is_refused() {
     let (mut a, mut b) = pair();
     let (from_a, from_b) = (a.initiate(false, at(0)).unwrap(), b.initiate(false, at(0)).unwrap());
     let to_b = a.answer(&from_b, at(50)).unwrap();

@@ -243,9 +243,9 @@ fn any_difference_parts() {
     }
 }
 
-/// Trust S-44: a packet with a wrong checksum is never merged into right ones.
+/// A packet with a wrong checksum is never merged into right ones.
 #[test]
-fn a_wrong_checksum_stays_with_its_packet() {
+fn s_44_a_wrong_checksum_stays_with_its_packet() {
     for place in 0..4 {
         let mut shapes = run(tcp4, 4);
         shapes[place].checksum = Checksum::Wrong;
@@ -417,7 +417,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn split_after_coalesce_gives_the_bytes_back(shapes in shapes()) {
+    fn s_44_split_after_coalesce_gives_the_bytes_back(shapes in shapes()) {
         let packets: Vec<Vec<u8>> = shapes.iter().map(Shape::bytes).collect();
         let groups = coalesce(&packets);
         let split: Vec<Vec<u8>> = groups.iter().flat_map(|(_, written)| split(written)).collect();
@@ -428,6 +428,18 @@ proptest! {
         prop_assert_eq!(split.len(), packets.len());
         for flow in 0..3 {
             prop_assert!(of_flow(&split, flow) == of_flow(&packets, flow), "flow {}", flow);
+        }
+    }
+
+    #[test]
+    fn s_44_wrong_checksums_travel_alone(mut shapes in shapes(), wrong in proptest::collection::vec(0u8..5, 60)) {
+        let spoilt = shapes.iter_mut().zip(wrong).filter(|(_, wrong)| *wrong == 0);
+        spoilt.for_each(|(shape, _)| shape.checksum = Checksum::Wrong);
+        let packets: Vec<Vec<u8>> = shapes.iter().map(Shape::bytes).collect();
+        let groups = coalesce(&packets);
+        for (shape, packet) in shapes.iter().zip(&packets).filter(|(shape, _)| shape.checksum == Checksum::Wrong) {
+            let alone = [&[0; VNET_HEADER_LEN][..], packet].concat();
+            prop_assert!(groups.contains(&(1, alone)), "{:?}", shape);
         }
     }
 

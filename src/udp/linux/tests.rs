@@ -92,7 +92,7 @@ fn both_families_share_one_port() {
 }
 
 #[test]
-fn a_train_arrives_whole_and_in_order() {
+fn s_45_a_train_arrives_whole_and_in_order() {
     for offload in [true, false] {
         for ip in [V4, V6] {
             let (mut a, mut b) = (End::new(), End::new());
@@ -165,7 +165,7 @@ fn the_source_is_honoured_and_given_up_when_it_is_not_ours() {
 
 /// oversized_datagram_kills_the_receiver, and the other things that strangers may send.
 #[test]
-fn odd_datagrams_do_no_harm() {
+fn s_45_odd_datagrams_do_no_harm() {
     let (mut a, mut b) = (End::new(), End::new());
     let stranger = PlainSocket::bind("127.0.0.1:0").unwrap();
     let largest = vec![7; 65_507];
