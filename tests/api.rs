@@ -37,6 +37,14 @@ fn is_test(attributes: &[Attribute]) -> bool {
     })
 }
 
+/// Whether the documentation leaves it out: what only tests call is no promise.
+fn is_hidden(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("doc")
+            && attribute.parse_args::<syn::Path>().is_ok_and(|argument| argument.is_ident("hidden"))
+    })
+}
+
 fn is_public(visibility: &Visibility) -> bool {
     matches!(visibility, Visibility::Public(_))
 }
@@ -103,9 +111,10 @@ fn public_side(item: &Item, types: &BTreeSet<String>) -> Option<Item> {
             is_public(&item.vis)
         }
         Item::Fn(item) => {
+            let is_hidden = is_hidden(&item.attrs);
             tell(&mut item.attrs);
             item.block = parse_quote!({});
-            is_public(&item.vis)
+            is_public(&item.vis) && !is_hidden
         }
         Item::Struct(item) => {
             tell(&mut item.attrs);
@@ -142,8 +151,9 @@ fn public_side(item: &Item, types: &BTreeSet<String>) -> Option<Item> {
             is_public(&item.vis)
         }
         Item::Use(item) => {
+            let is_hidden = is_hidden(&item.attrs);
             tell(&mut item.attrs);
-            is_public(&item.vis)
+            is_public(&item.vis) && !is_hidden
         }
         Item::Mod(module) => {
             let listed = is_public(&module.vis) && !NOT_LIBRARY.contains(&&*module.ident.to_string());
