@@ -38,19 +38,54 @@ const PATIENCE: Duration =
 #[derive(Debug, Clone)]
 enum Step {
     /// From an engine to one of its peers.
-    Send { from: usize, peer: usize },
-    Keepalive { from: usize, peer: usize },
-    Wait { millis: u64 },
-    Network { delay: u8, spread: u8, loss: u8, duplication: u8, corruption: u8, down: bool, only_data: bool },
+    Send {
+        from: usize,
+        peer: usize,
+    },
+    Keepalive {
+        from: usize,
+        peer: usize,
+    },
+    Wait {
+        millis: u64,
+    },
+    Network {
+        delay: u8,
+        spread: u8,
+        loss: u8,
+        duplication: u8,
+        corruption: u8,
+        down: bool,
+        only_data: bool,
+    },
     Heal,
-    UnderLoad { engine: usize, is: bool },
-    ControlDelay { engine: usize, millis: u8 },
-    Restart { engine: usize },
+    UnderLoad {
+        engine: usize,
+        is: bool,
+    },
+    ControlDelay {
+        engine: usize,
+        millis: u8,
+    },
+    Restart {
+        engine: usize,
+    },
     /// At one end, or at both.
-    Preshared { engine: usize, peer: usize, byte: u8, both: bool },
-    WallClockBack { secs: u16 },
+    Preshared {
+        engine: usize,
+        peer: usize,
+        byte: u8,
+        both: bool,
+    },
+    WallClockBack {
+        secs: u16,
+    },
     /// A copy of what is or was under way; with a bit of it flipped.
-    Again { which: prop::sample::Index, delay: u8, bit: Option<prop::sample::Index> },
+    Again {
+        which: prop::sample::Index,
+        delay: u8,
+        bit: Option<prop::sample::Index>,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
