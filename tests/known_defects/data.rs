@@ -1,7 +1,6 @@
 //! Packets: their buffers, their counters, their lengths.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
@@ -153,7 +152,6 @@ fn panic_on_extreme_mtu() {
         while two.receive(PATIENCE).expect("the last one arrives") != "last" {}
     }
     assert!(one.device.is_running() && two.device.is_running());
-    assert!(!one.wire.swallowed.load(Ordering::SeqCst));
 }
 
 /// VXLAN in the tunnel: its datagrams have no checksum in IPv4, and a receiver that gets several as one drops them.

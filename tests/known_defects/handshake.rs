@@ -15,7 +15,7 @@ use getrandom::SysRng;
 use rand_core::UnwrapErr;
 
 use super::network::{
-    BETWEEN_INITIATIONS, Host, PATIENCE, Somebody, eventually, inner, key, outer, outer_v6, packet, pair, pass, peer,
+    BETWEEN_INITIATIONS, Host, Somebody, eventually, inner, key, outer, outer_v6, packet, pair, pass, peer,
 };
 
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -236,7 +236,6 @@ fn psk_change_not_propagated() {
     eventually("a new session", || one.peer().last_handshake != before);
     pass(&one, &two, "after");
     assert_eq!(two.receive(Duration::ZERO), None);
-    assert!(PATIENCE > secs(5), "a retry may take its time");
 }
 
 /// Handshakes that fail leave nothing: not those that nobody answers, and not those of strangers.

@@ -148,7 +148,6 @@ fn fd_leaks() {
     eventually("a bound socket", || device.figures().is_bound);
     let bound = descriptors();
     for _ in 0..50 {
-        // Another free one: 0 is what was asked for last unless a number was.
         let own = device.snapshot().listen_port;
         assert!(set_port(taken.local_addr().unwrap().port()).is_err());
         assert_eq!(device.snapshot().listen_port, own, "the old one goes on");

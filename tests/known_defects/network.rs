@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,14 +22,12 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(100);
 pub(crate) const BETWEEN_INITIATIONS: Duration = Duration::from_millis(25);
 pub(crate) const PORT: u16 = 51820;
 
-/// What leaves a device, and what becomes of it.
+/// What leaves a device.
 #[derive(Default)]
 pub(crate) struct Wire {
     pub(crate) left: Mutex<Vec<Vec<u8>>>,
     /// How often sockets were bound.
     pub(crate) binds: AtomicUsize,
-    /// What leaves is noted and lost while this is set.
-    pub(crate) swallowed: AtomicBool,
 }
 
 impl Wire {
@@ -78,12 +76,7 @@ impl UdpSender for WatchedSender {
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
         let datagrams = transmits.iter().flat_map(|transmit| transmit.data.chunks(transmit.segment.max(1)));
         self.1.left.lock().unwrap().extend(datagrams.map(<[u8]>::to_vec));
-        if self.1.swallowed.load(Ordering::SeqCst) {
-            let taken = transmits.iter().map(|transmit| Sent { bytes: transmit.data.len(), ..Sent::default() });
-            sent.iter_mut().zip(taken).for_each(|(sent, taken)| *sent = taken);
-        } else {
-            self.0.send(transmits, sent);
-        }
+        self.0.send(transmits, sent);
     }
 }
 
