@@ -369,6 +369,26 @@ mod tests {
         }
     }
 
+    /// A port that is free on one family alone is not taken when any will do, and another one is tried.
+    #[test]
+    fn v4_port_taken_on_v6() {
+        let strangers = std::cell::RefCell::new(Vec::new());
+        let bound = on_both_families(0, |address| {
+            let socket = unbound(address, &Kernel)?;
+            let port = bind(&socket, address)?;
+            if address.is_ipv4() && strangers.borrow().len() < 5 {
+                let stranger = unbound((std::net::Ipv6Addr::UNSPECIFIED, port).into(), &Kernel)?;
+                bind(&stranger, (std::net::Ipv6Addr::UNSPECIFIED, port).into())?;
+                strangers.borrow_mut().push(stranger);
+            }
+            Ok((socket, port))
+        })
+        .unwrap();
+        assert_eq!(strangers.borrow().len(), 5);
+        let port = |socket: &Option<Socket>| socket.as_ref().unwrap().local_addr().unwrap().as_socket().unwrap().port();
+        assert_eq!((port(&bound.v4), port(&bound.v6)), (bound.port, bound.port));
+    }
+
     #[test]
     fn there_are_no_more_receivers_than_can_be_told_apart() {
         assert_eq!(SocketGroup::bind(0, 0, 1000, &Kernel).unwrap().pairs.len(), RECEIVERS_MAX);
