@@ -185,8 +185,11 @@ struct World {
     troubles: u64,
 }
 
+/// Befalls the peer of this number.
+type Trouble = fn(&mut World, usize);
+
 /// What can befall a peer.
-const TROUBLES: [(&str, fn(&mut World, usize)); 8] = [
+const TROUBLES: [(&str, Trouble); 8] = [
     ("silence", World::fall_silent),
     ("another port", World::move_port),
     ("down and up", World::go_down_and_up),

@@ -374,7 +374,7 @@ fn u_03_odd_values_are_refused_or_mean_one_thing() {
         "1,0",
         "\u{661}",
         "1\0",
-        "\01",
+        "\x001",
         "true",
         "inf",
         "99999999999999999999",

@@ -55,8 +55,8 @@ fn f_05_descriptors_run_out_in_a_port_change_and_in_accept() {
     let oracle = Oracle::before(&pair);
     let (limits, port) = ([0, 1, 2].map(|spare| limit_with_spare(&pair.left.daemon, spare)), pair.left.port);
     // For a client, and for a client and one of the two sockets of a port.
-    for spare in 1..=2 {
-        limit_descriptors(&pair.left.daemon, &limits[spare]);
+    for (spare, limit) in limits.iter().enumerate().skip(1) {
+        limit_descriptors(&pair.left.daemon, limit);
         let mut client = pair.left.daemon.client();
         assert!(client.set(&format!("listen_port={}", port + 1)) < 0, "refused with {spare} to spare");
         drop(client);
