@@ -243,7 +243,11 @@ fn outer(number: u8) -> IpAddr {
 fn host(network: &MemoryNetwork, number: u8, faults: &Faults) -> Host {
     let (tun, handle) = MemoryTun::new("memory", MTU);
     let udp = FaultyUdp(network.host(&[outer(number)]), faults.clone());
-    let device = Device::builder(FaultyTun(tun, faults.clone()), udp).threads(2).start().expect("threads start");
+    let device = Device::builder(FaultyTun(tun, faults.clone()), udp)
+        .threads(2)
+        .spin(Duration::ZERO)
+        .start()
+        .expect("threads start");
     let key = |number: u8| PrivateKey::from_bytes([number; 32]);
     let other = 3 - number;
     let allowed_ip = AllowedIp { address: inner(other).into(), prefix_len: 32 };
@@ -374,7 +378,9 @@ fn f_02_a_fault_that_lasts_costs_no_processor_time() {
     let (used, calls) = (cpu_time() - before, faults.calls.load(Ordering::Relaxed) - calls);
     println!("{used:?} on the processor, {calls} calls");
     assert!(calls > 50, "they were asked: {calls} times");
-    assert!(used < start.elapsed().mul_f64(0.1), "two devices: {used:?} of {:?}, {calls} calls", start.elapsed());
+    // 200 packets: each is tried a few times, and looked for a moment after. Who spins makes a hundred thousand calls.
+    assert!(calls < 5000, "{calls} calls");
+    assert!(used < start.elapsed().mul_f64(0.3), "two devices: {used:?} of {:?}, {calls} calls", start.elapsed());
 
     one.tun.set_up(false);
     wait_until("the port is free", PATIENCE, || network.host(&[outer(1)]).bind(PORT, 0, 1).is_ok());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -54,9 +55,11 @@ pub fn run_to_end(command: &mut Command, limit: Duration) -> String {
     }
 }
 
-/// Runs a command to its end; an error if it cannot be started or takes longer than `limit` (then it is killed).
+/// Runs a command to its end; an error if it cannot be started or takes longer than `limit`. Then it is killed, and so is
+/// what it has left behind with its outputs still open.
 pub fn try_run_to_end(command: &mut Command, limit: Duration) -> io::Result<Output> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn()?;
     let mut stdout = child.stdout.take().expect("stdout is piped");
     let mut stderr = child.stderr.take().expect("stderr is piped");
     let deadline = Instant::now() + limit;
@@ -67,14 +70,22 @@ pub fn try_run_to_end(command: &mut Command, limit: Duration) -> io::Result<Outp
         };
         let stdout = scope.spawn(move || read_all(&mut stdout));
         let stderr = scope.spawn(move || read_all(&mut stderr));
+        let mut ended = None;
         let status = loop {
-            if let Some(status) = child.try_wait()? {
+            ended = ended.or(child.try_wait()?);
+            if let Some(status) = ended
+                && stdout.is_finished()
+                && stderr.is_finished()
+            {
                 break status;
             }
             if Instant::now() >= deadline {
-                child.kill()?;
-                child.wait()?;
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("still running after {limit:?}")));
+                sys::kill_group(child.id());
+                let what =
+                    child.wait().map(|status| if ended.is_some() { format!(": {status}") } else { String::new() })?;
+                let said = stdout.join().expect("reading does not panic")?;
+                let text = format!("still running after {limit:?}{what}\n{}", String::from_utf8_lossy(&said));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
             std::thread::sleep(POLL_INTERVAL);
         };

@@ -17,6 +17,13 @@ pub fn enter_network_namespace(namespace: &File) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Kills a process and all of its group, as far as they are there.
+pub fn kill_group(leader: u32) {
+    let group = -i32::try_from(leader).expect("process ids are below 2^22");
+    // SAFETY: kill takes no pointers.
+    unsafe { libc::kill(group, libc::SIGKILL) };
+}
+
 /// Sends `signal` to the process `pid`.
 pub fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
     let pid = i32::try_from(pid).map_err(io::Error::other)?;
