@@ -4,7 +4,7 @@
 #   FUZZ_SECONDS   for each target (60)
 #   FUZZ_TARGETS   which, by name (all)
 #   FUZZ_FOUND     where inputs go that cover something new, a folder for each target (fuzz/found)
-#   FUZZ_TABLE     the file that gets a line for each run (fuzz/runs.tsv)
+#   FUZZ_TABLE     the file that gets a line for each run (fuzz/runs.tsv); its seconds are of processor time
 #   FUZZ_BINARIES  targets that are built already, in this folder
 #
 # `scripts/fuzz.sh --build` only builds, `--sum` adds the table up, and `--minimise` takes into fuzz/corpus what of
@@ -78,11 +78,12 @@ failed=0
 for target in $targets; do
     mkdir -p "$found/$target" "$found/crashes/$target" "fuzz/corpus/$target"
     log=$(mktemp)
-    began=$(date +%s)
     crashes=0
-    chrt --idle 0 nice -n 19 "$binaries/$target" "${options[@]}" -max_total_time="${FUZZ_SECONDS:-60}" \
-        -artifact_prefix="$found/crashes/$target/" "$found/$target" "fuzz/corpus/$target" >"$log" 2>&1 </dev/null || crashes=1
-    seconds=$(($(date +%s) - began))
+    # Processor time: at idle priority a busy machine lets a search wait.
+    TIMEFORMAT='%U %S'
+    { time chrt --idle 0 nice -n 19 "$binaries/$target" "${options[@]}" -max_total_time="${FUZZ_SECONDS:-60}" \
+        -artifact_prefix="$found/crashes/$target/" "$found/$target" "fuzz/corpus/$target" >"$log" 2>&1 </dev/null || crashes=1; } 2>"$log.time"
+    seconds=$(awk '{ printf "%.0f", $1 + $2 }' "$log.time")
     status=$(grep -E '^#[0-9]+.* cov: ' "$log" | tail -n 1)
     number() { sed -n "s/.*$1: \([0-9]*\).*/\1/p" <<<"$status"; }
     executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
@@ -94,6 +95,6 @@ for target in $targets; do
         cp "$log" "$found/crashes/$target/$(date +%s).log"
         grep -E 'panicked|ERROR|Test unit written' -A 2 "$log" | head -n 12 >&2
     fi
-    rm -f "$log"
+    rm -f "$log" "$log.time"
 done
 exit $failed

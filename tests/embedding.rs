@@ -225,11 +225,17 @@ fn a_dropped_device_leaves_nothing() {
         assert_eq!(signals(), signals_before, "no signal is caught, ignored or blocked");
         let begun = Instant::now();
         drop((one, two));
-        assert!(begun.elapsed() < Duration::from_secs(1), "at once");
+        // No timer of the devices is as short as this, nor is a busy machine as slow.
+        assert!(begun.elapsed() < Duration::from_secs(4), "at once");
         // What the device had of the edges is gone with it.
         assert_eq!(Arc::strong_count(&host_one.outbound), 1);
         assert!(matches!(host_two.inbound.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected)));
-        assert_eq!(threads_and_descriptors(), before);
+        // The kernel lets the one who joins a thread go on before it takes the thread off its list.
+        let until = Instant::now() + PATIENCE;
+        while threads_and_descriptors() != before {
+            assert!(Instant::now() < until, "{:?}, not {before:?}", threads_and_descriptors());
+            std::thread::yield_now();
+        }
     }
 }
 
