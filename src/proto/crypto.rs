@@ -15,9 +15,10 @@
 //! - secrets are compared in constant time;
 //! - keys and intermediate values are wiped; a backend's own copy of a key lives as long as one call.
 
+use blake2::digest::block_api::{Block, Buffer, UpdateCore as _, VariableOutputCore as _};
 use blake2::digest::consts::{U16, U32};
-use blake2::digest::{Digest, FixedOutput, KeyInit as _, Update};
-use blake2::{Blake2s, Blake2sMac};
+use blake2::digest::{Digest, FixedOutput, KeyInit as _, Output, Update};
+use blake2::{Blake2s, Blake2sMac, Blake2sVarCore};
 use chacha20poly1305::aead::inout::InOutBuf;
 use chacha20poly1305::{AeadInOut, XChaCha20Poly1305};
 use subtle::ConstantTimeEq;
@@ -65,6 +66,34 @@ pub fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; MAC_LEN] {
         Update::update(&mut state, part);
     }
     state.finalize_fixed().into()
+}
+
+/// A key of [`mac`] that is used again and again: its block is hashed once, which is a third of the work for a handshake
+/// message.
+#[derive(Clone)]
+pub(crate) struct MacKey {
+    keyed: Blake2sVarCore,
+}
+
+impl MacKey {
+    /// Takes in the key.
+    pub(crate) fn new(key: &[u8; HASH_LEN]) -> Self {
+        let mut block = Block::<Blake2sVarCore>::default();
+        block[..HASH_LEN].copy_from_slice(key);
+        let mut keyed = Blake2sVarCore::new_with_params(&[], &[], HASH_LEN, MAC_LEN);
+        keyed.update_blocks(&[block]);
+        Self { keyed }
+    }
+
+    /// [`mac`] of `message`, which must not be empty.
+    pub(crate) fn mac(&self, message: &[u8]) -> [u8; MAC_LEN] {
+        let mut core = self.keyed.clone();
+        let mut rest = Buffer::<Blake2sVarCore>::default();
+        rest.digest_blocks(message, |blocks| core.update_blocks(blocks));
+        let mut out = Output::<Blake2sVarCore>::default();
+        core.finalize_variable_core(&mut rest, &mut out);
+        *out.first_chunk().expect("a hash is longer than a mac")
+    }
 }
 
 /// HMAC with BLAKE2s of the concatenated `parts`. [RFC 2104]

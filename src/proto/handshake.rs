@@ -28,7 +28,7 @@ use rand_core::CryptoRng;
 use crate::key::{KEY_LEN, PresharedKey, PrivateKey, PublicKey};
 use crate::proto::constants::INITIATIONS_MIN_INTERVAL;
 use crate::proto::cookie::mac1_key;
-use crate::proto::crypto::{self, HASH_LEN, Secret};
+use crate::proto::crypto::{self, MacKey, Secret};
 use crate::proto::messages::{
     self, INITIATION_LEN, Initiation, MAC_LEN, MACS_LEN, RESPONSE_LEN, Response, SEALED_STATIC_LEN,
     SEALED_TIMESTAMP_LEN, TAG_LEN,
@@ -43,7 +43,7 @@ pub struct Identity {
     private: PrivateKey,
     public: PublicKey,
     /// The key of the mac1 of messages to us.
-    mac1_key: [u8; HASH_LEN],
+    mac1_key: MacKey,
     /// The state before a message to us.
     initial: SymmetricState,
 }
@@ -52,7 +52,7 @@ impl Identity {
     /// Derives the public key and all that depends on it.
     pub fn new(private: PrivateKey) -> Self {
         let public = private.public_key();
-        Self { private, public, mac1_key: mac1_key(&public), initial: SymmetricState::new(&public) }
+        Self { private, public, mac1_key: MacKey::new(&mac1_key(&public)), initial: SymmetricState::new(&public) }
     }
 
     /// Our static public key.
@@ -73,7 +73,7 @@ impl Identity {
         }
         let (covered, macs) = message.split_at(message.len() - MACS_LEN);
         let mac1 = macs.first_chunk::<MAC_LEN>().expect("the macs are two of 16 bytes");
-        if crypto::mac_eq(mac1, &crypto::mac(&self.mac1_key, &[covered])) { Ok(()) } else { Err(Rejected::BadMac1) }
+        if crypto::mac_eq(mac1, &self.mac1_key.mac(covered)) { Ok(()) } else { Err(Rejected::BadMac1) }
     }
 
     /// Opens the initiator's static key. Fails with [`Rejected::BadMac1`], [`Rejected::LowOrderPoint`]

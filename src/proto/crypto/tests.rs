@@ -10,6 +10,15 @@ fn nonce_is_the_counter() {
     assert_eq!(nonce(0x0807_0605_0403_0201), [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
 }
 
+/// A key whose block was hashed beforehand, at the edges of a block and at the lengths of handshake messages.
+#[test]
+fn a_mac_key_is_the_key_of_mac() {
+    let (key, message) = ([7; HASH_LEN], [9; 200]);
+    for len in [1, 60, 63, 64, 65, 116, 127, 128, 129, 200] {
+        assert_eq!(MacKey::new(&key).mac(&message[..len]), mac(&key, &[&message[..len]]), "{len} bytes");
+    }
+}
+
 /// [WP 5.4.6] A train of packets of equal length and a shorter last one: consecutive counters, headers
 /// as they were, and each packet what it would be alone.
 fn check_train<A: PacketAead>() {
