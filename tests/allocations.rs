@@ -5,10 +5,7 @@
 #![cfg(feature = "device")]
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use adit::device::Device;
@@ -22,6 +19,8 @@ use adit::tun::memory::MemoryTun;
 use adit::udp::memory::MemoryNetwork;
 use adit::udp::{Sent, Transmit, Udp as _};
 
+mod allocator;
+
 const PORT: u16 = 51820;
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,43 +31,13 @@ const BEFORE: u64 = 2_000;
 /// Messages on their way at once: no queue is ever full.
 const WINDOW: u64 = 64;
 
-/// Allocations of all threads but those that asked not to be counted.
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-thread_local! {
-    static COUNTED: Cell<bool> = const { Cell::new(true) };
-}
-
-/// The system's allocator with a counter before it.
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator as it came; the counting allocates nothing, since the thread's
-// flag is a constant until it is set and has no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if COUNTED.get() {
-            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        }
-        // SAFETY: the caller's promise is the system allocator's condition.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the pointer came from the system's allocator, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 fn address(number: u8) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, number).into()
 }
 
 #[test]
 fn s_34_unknown_indices_allocate_nothing() {
-    COUNTED.set(false);
+    allocator::leave_this_thread_out();
     let network = MemoryNetwork::new();
     let (tun, handle) = MemoryTun::new("memory", 1420);
     let device = Device::builder(tun, network.host(&[address(1)])).start().unwrap();
@@ -118,8 +87,8 @@ fn s_34_unknown_indices_allocate_nothing() {
         }
     };
     flood(0..BEFORE);
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocator::allocations();
     flood(BEFORE..BEFORE + FLOOD);
-    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+    assert_eq!(allocator::allocations() - before, 0);
     assert_eq!(device.figures().receiver_indices, 0);
 }
