@@ -115,8 +115,8 @@ class Traffic:
         words = (self.program, verb, address, f"{seconds:g}", *map(str, words))
         return parse(run(*link.inside(LEFT, *words), limit=seconds + GRACE), verb)
 
-    def server(self, link, verb, address):
-        return server(link, RIGHT, self.program, verb, address)
+    def server(self, link, verb, *words):
+        return server(link, RIGHT, self.program, verb, *map(str, words))
 
     @staticmethod
     def report(process, verb):

@@ -42,6 +42,9 @@ STRANGERS_RATE, SPOOFED_RATE, SPOOFED_SOURCES = 100_000, 50_000, 1_000_000
 CLOSED_PORT = 51_999
 # The flood is at its rate by then.
 FLOOD_START = 0.3
+# Bad networks by a relay on the right, in thousandths: loss, doubling, reordering, corruption; and the delay each way.
+TROUBLES = {"none": (0, 0, 0, 0), "loss": (10, 0, 0, 0), "all": (10, 10, 10, 10)}
+RELAY_DELAY_US, RELAY_PORT, RELAY_SEED = 2000, 51_900, 1
 # A peer that was not there before has shaken hands by then, or does not count.
 NEWCOMER_LIMIT = 20.0
 # Through a sidecar: iperf3's own port, and the generators'.
@@ -454,6 +457,18 @@ def stranger_metrics(kind, title):
     ))
 
 
+def trouble(bench):
+    """TCP over a network that loses, doubles, delays, reorders and spoils, and a transfer over the same network when it is well."""
+    for number, (name, odds) in enumerate(TROUBLES.items()):
+        port = RELAY_PORT + number
+        target = f"{bench.link.outer(RIGHT)}:{PORT + 1}"
+        with bench.traffic.server(bench.link, "relay", f"0.0.0.0:{port}", target, RELAY_SEED, *odds, RELAY_DELAY_US):
+            time.sleep(SERVER_START)
+            bench.tunnel.lead(port)
+            bench.tunnel.connect()
+            yield {f"trouble_{name}": bench.tcp().gbits, f"trouble_{name}r": bench.tcp("-R").gbits}
+
+
 def mixed(bench):
     yield {"mixed_tcp1": bench.tcp().gbits}
     yield {"mixed_tcp1r": bench.tcp("-R").gbits}
@@ -565,6 +580,14 @@ GROUPS = {group.name: group for group in (
         Metric("strangers_newcomer", "a new peer's first answer beside them", "s"),
         Metric("strangers_memory", "the daemon's peak memory beside them, above before", "MB"),
     ), strangers, lambda s, _: SET_UP + 10 * (s + START) + NEWCOMER_LIMIT / 2, bare=False),
+    Group("trouble", f"A bad network, by a relay that takes {RELAY_DELAY_US // 1000} ms each way", (
+        Metric("trouble_none", "TCP 1 stream out, nothing amiss", "Gbit/s", True),
+        Metric("trouble_noner", "TCP 1 stream in, nothing amiss", "Gbit/s", True),
+        Metric("trouble_loss", "TCP 1 stream out, 1 % lost", "Gbit/s", True),
+        Metric("trouble_lossr", "TCP 1 stream in, 1 % lost", "Gbit/s", True),
+        Metric("trouble_all", "TCP 1 stream out, 1 % each lost, doubled, reordered and spoilt", "Gbit/s", True),
+        Metric("trouble_allr", "TCP 1 stream in, 1 % each lost, doubled, reordered and spoilt", "Gbit/s", True),
+    ), trouble, lambda s, _: SET_UP + 2 * len(TROUBLES) * (s + START), bare=False),
     Group("mixed", "Mixed pairs: adit on the left, the column's on the right", (
         Metric("mixed_tcp1", "TCP 1 stream, adit sends", "Gbit/s", True),
         Metric("mixed_tcp1r", "TCP 1 stream, adit receives", "Gbit/s", True),

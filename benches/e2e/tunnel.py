@@ -194,6 +194,12 @@ class Tunnel:
             wait_until(f"a ping to {address} passes", lambda: all(i.is_alive() for i in self.interfaces) and succeeds(
                 *self.link.inside(LEFT, "ping", "-n", "-c", "1", "-W", "1", address)))
 
+    def lead(self, port):
+        """From now on the left sends to this port of the right, and the right to whoever forwards that."""
+        left, right = self.interfaces
+        endpoint = f"{self.link.outer(RIGHT)}:{port}"
+        run(*self.link.inside(LEFT, "wg", "set", left.name, "peer", right.public_key(), "endpoint", endpoint))
+
     def newcomer(self, limit):
         """Seconds until a peer of the left that was not there before has an answer; NaN if that takes too long."""
         left, old = self.interfaces[0], self.interfaces[1]
