@@ -115,6 +115,7 @@ impl Inbound {
         if more {
             self.ready.store(true, Ordering::SeqCst);
         }
+        let mut useful = false;
         if batch.received.is_empty() {
             crew.inbound.give_back(batch);
         } else {
@@ -124,9 +125,10 @@ impl Inbound {
             batch.received_at = now;
             sort(&crew.shared, &mut batch);
             open(&mut batch);
+            useful = batch.openings.iter().any(|opening| opening.ok);
             self.ordered.finish(ticket, batch, |exit, batch| exit.deliver(crew, batch));
         }
-        if more { Turn::Full } else { Turn::Drained }
+        Turn::Worked { more, useful }
     }
 }
 

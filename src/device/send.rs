@@ -107,9 +107,9 @@ impl Outbound {
             Ok(true) => {
                 // Others may read while this batch is sealed.
                 self.ready.store(true, Ordering::SeqCst);
-                Turn::Full
+                Turn::Worked { more: true, useful: true }
             }
-            Ok(false) => Turn::Drained,
+            Ok(false) => Turn::Worked { more: false, useful: true },
             Err(error) => Turn::Gone(error),
         };
         reading.finish();

@@ -6,6 +6,7 @@
 //!
 //! - looking in vain is paid from an allowance, which grows by [`ALLOWANCE`] of the time that passes: however sparse
 //!   the traffic, no more than that of one processor is wasted;
+//! - what strangers send is dealt with as it comes, and prolongs no window: nobody without a session makes it look;
 //! - after [`MISSES_MAX`] windows in a row in which nothing came, it is given up for [`PAUSE`];
 //! - a worker that sleeps does not wake up for it: without traffic it costs nothing.
 
@@ -41,6 +42,8 @@ pub(super) struct Spin {
     allowance: Duration,
     /// Until when the allowance has been credited.
     credited: Instant,
+    /// When the window began that is open.
+    began: Option<Instant>,
     /// Windows in a row without a packet.
     misses: u32,
     paused_until: Instant,
@@ -50,26 +53,32 @@ impl Spin {
     /// Looks for `window` at a time, [`WINDOW_MAX`] at most; zero turns it off.
     pub(super) fn new(window: Duration) -> Self {
         let (never, none) = (Instant::default(), Duration::ZERO);
-        Self { window: window.min(WINDOW_MAX), allowance: none, credited: never, misses: 0, paused_until: never }
+        let window = window.min(WINDOW_MAX);
+        Self { window, allowance: none, credited: never, began: None, misses: 0, paused_until: never }
     }
 
-    /// Until when to look; `None` to sleep at once.
+    /// Until when to look; `None` to sleep at once. A window that is open already goes on.
     pub(super) fn until(&mut self, now: Instant) -> Option<Instant> {
         let earned = now.since(self.credited) / ALLOWANCE;
         self.credited = now;
         self.allowance = (self.allowance + earned).min(self.window * SAVED_MAX);
         let worth = !self.window.is_zero() && now >= self.paused_until && self.allowance >= self.window;
-        worth.then(|| now + self.window)
+        if self.began.is_none() && worth {
+            self.began = Some(now);
+        }
+        self.began.map(|began| began + self.window)
     }
 
-    /// Something came while it looked.
+    /// Something came that was worth it.
     pub(super) fn hit(&mut self) {
+        self.began = None;
         self.misses = 0;
     }
 
-    /// It looked from `start` until `now`, and nothing came.
-    pub(super) fn missed(&mut self, start: Instant, now: Instant) {
-        self.allowance = self.allowance.saturating_sub(now.since(start));
+    /// Nothing came until `now`, when the window is over.
+    pub(super) fn missed(&mut self, now: Instant) {
+        let spent = self.began.take().map_or(Duration::ZERO, |began| now.since(began));
+        self.allowance = self.allowance.saturating_sub(spent);
         self.misses += 1;
         if self.misses >= MISSES_MAX {
             self.misses = 0;
@@ -97,7 +106,7 @@ mod tests {
                     met += 1;
                 }
                 Some(until) => {
-                    spin.missed(now, until);
+                    spin.missed(until);
                     wasted += until.since(now);
                 }
                 None => {}
@@ -122,6 +131,28 @@ mod tests {
         }
         // At such a rate it never pays, and is given up.
         assert!(traffic(&mut Spin::new(WINDOW), Duration::from_micros(200)).0 < SECOND / 15);
+    }
+
+    /// Strangers that never pause do not keep it awake: it looks through one window after the other, as long as the
+    /// allowance lasts, until it is given up.
+    #[test]
+    fn strangers_do_not_prolong_a_window() {
+        let mut spin = Spin::new(WINDOW);
+        let (start, gap) = (Instant::default() + SECOND, Duration::from_micros(10));
+        let (mut now, mut awake) = (start, Duration::ZERO);
+        while now < start + SECOND {
+            let looking = spin.until(now);
+            now = now + gap;
+            match looking {
+                Some(until) if now >= until => spin.missed(now),
+                _ => {}
+            }
+            awake += looking.map_or(Duration::ZERO, |_| gap);
+        }
+        assert!(awake <= SECOND / ALLOWANCE + WINDOW * SAVED_MAX, "{awake:?}");
+        // And whoever has a session is met again at once.
+        spin.hit();
+        assert!(spin.until(now + PAUSE).is_some());
     }
 
     #[test]

@@ -95,10 +95,8 @@ pub(crate) enum Turn {
     Nothing,
     /// Others are at it.
     Busy,
-    /// There is nothing more.
-    Drained,
-    /// There is more.
-    Full,
+    /// Something was done. `more`: there is more. `useful`: it was for somebody here.
+    Worked { more: bool, useful: bool },
     /// The interface is gone.
     Gone(io::Error),
 }
@@ -121,6 +119,8 @@ impl From<io::Error> for Stopped {
 #[derive(Default)]
 struct Round {
     worked: bool,
+    /// Not only for strangers.
+    useful: bool,
     busy: bool,
     more: bool,
 }
@@ -142,11 +142,13 @@ impl Round {
                     return Ok(now);
                 }
                 Turn::Gone(error) => return Err(Stopped::TunGone(error)),
-                Turn::Drained => {
+                Turn::Worked { more, useful } => {
                     self.worked = true;
-                    return Ok(time::now());
+                    self.useful |= useful;
+                    if !more {
+                        return Ok(time::now());
+                    }
                 }
-                Turn::Full => self.worked = true,
             }
             now = time::now();
             if now.since(start) >= quantum {
@@ -289,6 +291,9 @@ impl Worker {
             if !round.worked {
                 round.worked = self.help(now)?;
             }
+            if round.useful {
+                self.spin.hit();
+            }
             if round.worked {
                 patient_until = None;
                 if self.is_in_the_way(now, round.more) {
@@ -355,13 +360,16 @@ impl Worker {
     fn spin(&mut self, signal: &Signal, events: &mut Events, start: Instant) -> io::Result<bool> {
         let Some(until) = self.spin.until(start) else { return Ok(false) };
         loop {
-            if self.look(events, Some(Duration::ZERO))? || signal.is_signalled() {
+            if signal.is_signalled() {
                 self.spin.hit();
+                return Ok(true);
+            }
+            if self.look(events, Some(Duration::ZERO))? {
                 return Ok(true);
             }
             let now = now();
             if now >= until {
-                self.spin.missed(start, now);
+                self.spin.missed(now);
                 return Ok(false);
             }
             // Whoever the packet is for may be waiting for this very processor.

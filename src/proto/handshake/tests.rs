@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::proto::cookie::CookieJar;
+use crate::proto::crypto::HASH_LEN;
 use crate::proto::messages::{Message, parse};
 use crate::proto::time::UnixTime;
 use core::convert::Infallible;
