@@ -1,0 +1,130 @@
+//! `crate::sync` of the library's files, here: loom's types where it has them, and what the pointers, queues and wakers of
+//! other crates promise, in terms of loom's.
+
+use std::collections::VecDeque;
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex as Unmodelled, PoisonError, TryLockError};
+
+pub(crate) use loom::sync::atomic;
+pub(crate) use loom::sync::{Mutex, MutexGuard, RwLock};
+pub(crate) use loom::thread::yield_now;
+
+use atomic::{AtomicUsize, Ordering};
+use loom::sync::Condvar;
+
+/// As the library's.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As the library's.
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+/// A pointer that is stored with Release and loaded with Acquire, which is what arc-swap promises: a load may see an older
+/// one. All that were ever stored are kept, so when the last holder lets go is not modelled.
+pub(crate) struct ArcSwapAny<T> {
+    /// Nothing that loom has to know of: its runs are one thread.
+    stored: Unmodelled<Vec<T>>,
+    current: AtomicUsize,
+}
+
+pub(crate) type ArcSwap<T> = ArcSwapAny<Arc<T>>;
+pub(crate) type ArcSwapOption<T> = ArcSwapAny<Option<Arc<T>>>;
+
+/// What a load gives.
+pub(crate) struct Guard<'a, T>(T, PhantomData<&'a ()>);
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Clone> ArcSwapAny<T> {
+    pub(crate) fn new(first: T) -> Self {
+        Self { stored: Unmodelled::new(vec![first]), current: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn load_full(&self) -> T {
+        let current = self.current.load(Ordering::Acquire);
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)[current].clone()
+    }
+
+    pub(crate) fn load(&self) -> Guard<'_, T> {
+        Guard(self.load_full(), PhantomData)
+    }
+
+    pub(crate) fn store(&self, value: T) {
+        let number = {
+            let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+            stored.push(value);
+            stored.len() - 1
+        };
+        // A swap, as arc-swap's.
+        self.current.swap(number, Ordering::AcqRel);
+    }
+}
+
+impl<T> ArcSwap<T> {
+    pub(crate) fn from_pointee(value: T) -> Self {
+        Self::new(Arc::new(value))
+    }
+}
+
+impl<T> ArcSwapOption<T> {
+    pub(crate) fn empty() -> Self {
+        Self::new(None)
+    }
+}
+
+/// A queue behind a lock: more than crossbeam's promises, where who pops sees what was done before the push, and no more.
+pub(crate) struct SegQueue<T>(Mutex<VecDeque<T>>);
+
+impl<T> SegQueue<T> {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(VecDeque::new()))
+    }
+
+    pub(crate) fn push(&self, item: T) {
+        lock(&self.0).push_back(item);
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        lock(&self.0).pop_front()
+    }
+}
+
+/// An eventfd in an epoll set, as mio's waker: whoever [sleeps](Self::sleep) returns once for all that came before.
+#[derive(Clone)]
+pub(crate) struct Waker(Arc<(Mutex<bool>, Condvar)>);
+
+impl Waker {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new((Mutex::new(false), Condvar::new())))
+    }
+
+    pub(crate) fn wake(&self) -> io::Result<()> {
+        *lock(&self.0.0) = true;
+        self.0.1.notify_one();
+        Ok(())
+    }
+
+    /// Waits without end: if nobody wakes it any more, loom finds a deadlock.
+    pub(crate) fn sleep(&self) {
+        let mut woken = lock(&self.0.0);
+        while !*woken {
+            woken = self.0.1.wait(woken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *woken = false;
+    }
+}
