@@ -7,7 +7,11 @@
 //!
 //! Bounds: a thread is interrupted at most [`PREEMPTIONS`] times in a run where it could have gone on; how often threads
 //! change places because one waits or ends is not bounded, nor which values they see. `LOOM_MAX_PREEMPTIONS` sets another
-//! bound: `make loom`. Two accesses that are SeqCst count as AcqRel ones, which is weaker; only fences are exact.
+//! bound: `make loom`.
+//!
+//! Where loom is not exact it allows more than the memory model, and models keep clear of that: accesses that are SeqCst count
+//! as AcqRel, so what needs them has fences; and a store may come to lie before a read-modify-write of another thread that
+//! has not seen it.
 //!
 //! There is no test harness: with one, the files' own tests would run here, too, and fail outside of a model. Arguments are
 //! as usual: parts of names; options are not looked at.

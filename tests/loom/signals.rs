@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use loom::thread;
 
+use super::staged::peer;
+use crate::device::inbox::Inbox;
+use crate::device::peer::Wish;
 use crate::device::signal::Signal;
 use crate::sync::Waker;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) const MODELS: &[crate::Model] = &[
     ("what_was_done_before_a_wake_is_seen", what_was_done_before_a_wake_is_seen),
+    ("every_wish_is_seen", every_wish_is_seen),
     ("work_is_left_for_nobody_who_sleeps", work_is_left_for_nobody_who_sleeps),
 ];
 
@@ -30,6 +34,31 @@ fn what_was_done_before_a_wake_is_seen() {
         loop {
             signal.acknowledge();
             if done.iter().all(|it| it.load(Ordering::Acquire)) {
+                return;
+            }
+            waker.sleep();
+        }
+    });
+}
+
+/// Two workers wish for something of one peer, while the control thread looks and sleeps.
+fn every_wish_is_seen() {
+    crate::check(|| {
+        let waker = Waker::new();
+        let (peer, inbox) = (peer(Arc::default()), Arc::new(Inbox::new(Signal::new(waker.clone()))));
+        let wishes = [Wish::TIMERS, Wish::HANDSHAKE];
+        for wish in wishes {
+            let (peer, inbox) = (peer.clone(), inbox.clone());
+            thread::spawn(move || inbox.wish(&peer, wish));
+        }
+        let mut missing = Vec::from(wishes);
+        loop {
+            inbox.signal.acknowledge();
+            while let Some(peer) = inbox.pop() {
+                let granted = peer.take_wishes();
+                missing.retain(|&wish| !granted.has(wish));
+            }
+            if missing.is_empty() {
                 return;
             }
             waker.sleep();

@@ -63,24 +63,26 @@ fn what_waits_goes_when_the_session_comes() {
     });
 }
 
-/// Two workers stage into a full queue while a third thread takes all: what is left counts, and nothing else.
+/// Two workers stage for two peers while what waits for one of them is taken: what is left counts, and nothing else.
 fn staged_bytes_add_up() {
     crate::check(|| {
         let bytes = Arc::new(AtomicU64::new(0));
-        let peer = peer(bytes.clone());
-        (0..STAGED_PACKETS_MAX).for_each(|_| assert_eq!(peer.stage(&[0; 10]), 0));
-        let stage = |len: usize| {
-            let peer = peer.clone();
+        let peers = [peer(bytes.clone()), peer(bytes.clone())];
+        (0..STAGED_PACKETS_MAX).for_each(|_| assert_eq!(peers[0].stage(&[0; 10]), 0));
+        let stagers = [(0, 1), (1, 100)].map(|(number, len): (usize, usize)| {
+            let peer = peers[number].clone();
             thread::spawn(move || peer.stage(&vec![0; len]))
-        };
-        let stagers = [stage(1), stage(100)];
-        let taken = peer.take_staged().len();
+        });
+        let taken = peers[0].take_staged().len();
         let dropped: u64 = stagers.map(|stager| stager.join().expect("it does not panic")).iter().sum();
         let held = bytes.load(Ordering::Relaxed);
-        let left = peer.take_staged();
-        assert_eq!(taken + left.len() + dropped as usize, STAGED_PACKETS_MAX + 2);
-        assert_eq!(held, left.iter().map(|packet| packet.len() as u64).sum::<u64>());
+        let left = peers.each_ref().map(|peer| peer.take_staged());
+        assert_eq!(
+            taken + left.iter().map(|left| left.len()).sum::<usize>() + dropped as usize,
+            STAGED_PACKETS_MAX + 2
+        );
+        assert_eq!(held, left.iter().flatten().map(|packet| packet.len() as u64).sum::<u64>());
         assert_eq!(bytes.load(Ordering::Relaxed), 0);
-        assert!(!peer.has_staged());
+        assert!(!peers[0].has_staged() && !peers[1].has_staged());
     });
 }
