@@ -27,6 +27,9 @@ pub(crate) const MODELS: &[crate::Model] = &[
 /// Machine words on the stack of a thread that does a handshake; loom's own are too small.
 const STACK: usize = 1 << 16;
 
+/// Of the first session; not what an index is before there is one.
+const INDEX: u32 = 7;
+
 const OURS: [u8; 32] = [1; 32];
 const THEIRS: [u8; 32] = [2; 32];
 
@@ -67,7 +70,7 @@ impl Shared {
         tunnel.consume_initiation(&self.identity, opened, now.instant).expect("it is new");
         let mut rng = UnwrapErr(getrandom::SysRng);
         let (_, keypair) =
-            tunnel.create_response(&self.identity, number as u32, now, &mut rng).expect("it was consumed");
+            tunnel.create_response(&self.identity, INDEX + number as u32, now, &mut rng).expect("it was consumed");
         self.settle(&mut tunnel);
         keypair
     }
