@@ -18,14 +18,18 @@ pub(crate) const MODELS: &[crate::Model] = &[
     ("an_expiry_is_taken_once", an_expiry_is_taken_once),
 ];
 
-/// A worker arms a timer, and tells as `Shared::schedule` does, while the control thread makes an appointment for a later
-/// one. In the end the control thread knows of the earlier.
+/// A worker arms a timer, and tells as `Shared::schedule` does, while the control thread, whose appointment would do for
+/// that, makes a later one. In the end the control thread knows of the timer.
 fn no_deadline_falls_before_the_appointment() {
     crate::check(|| {
         let now = Instant::from_nanos(1);
         let peer = peer(Arc::default());
         let inbox = Arc::new(Inbox::new(Signal::new(Waker::new())));
+        peer.timers.data_received(now);
+        let earlier = peer.make_appointment().1;
+        peer.timers.any_authenticated_packet_sent(now);
         peer.timers.session_derived(now);
+        let now = now + KEEPALIVE_TIMEOUT;
         let worker = {
             let (peer, inbox) = (peer.clone(), inbox.clone());
             thread::spawn(move || {
@@ -41,7 +45,7 @@ fn no_deadline_falls_before_the_appointment() {
             appointment = peer.make_appointment().1;
         }
         let earliest = (now + KEEPALIVE_TIMEOUT).as_nanos();
-        assert_eq!(appointment, Some(earliest), "the keepalive's time has come, and control sleeps");
+        assert_eq!(appointment, Some(earliest), "control sleeps for longer; before, it was {earlier:?}");
     });
 }
 

@@ -9,11 +9,13 @@ use crate::device::ordered::Ordered;
 use crate::device::pool::{Lent, Pool};
 use crate::proto::keypair::Keypair;
 use crate::proto::time::Instant;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, lock, try_lock};
 
 pub(crate) const MODELS: &[crate::Model] = &[
     ("nothing_is_left_behind_in_order", nothing_is_left_behind_in_order),
     ("the_exit_is_used_between_two_items", the_exit_is_used_between_two_items),
+    ("a_place_is_used_again", a_place_is_used_again),
     ("a_lane_sends_in_the_order_of_its_counters", a_lane_sends_in_the_order_of_its_counters),
 ];
 
@@ -48,6 +50,48 @@ fn the_exit_is_used_between_two_items() {
         let mut all = Vec::new();
         ordered.with_exit(|released| all.clone_from(released), |_, _| panic!("something was left behind"));
         assert_eq!(all, [0, 1, 2]);
+    });
+}
+
+/// A ticket is drawn once there is a place for it, and finished before the one ahead of it; meanwhile somebody else is
+/// about to use the exit, who has looked at that place when it was another's.
+fn a_place_is_used_again() {
+    crate::check(|| {
+        let (ordered, released) = (Arc::new(Ordered::new(2, Vec::new())), Arc::new(AtomicUsize::new(0)));
+        let finish = {
+            let (ordered, released) = (ordered.clone(), released.clone());
+            move |ticket: u64| {
+                ordered.finish(ticket, ticket, |out, item| {
+                    out.push(item);
+                    released.fetch_add(1, Ordering::AcqRel);
+                });
+            }
+        };
+        let (other, count) = (finish.clone(), released.clone());
+        let worker = thread::spawn(move || {
+            other(0);
+            let has_place = count.load(Ordering::Acquire) > 0;
+            if has_place {
+                other(2);
+            }
+            has_place
+        });
+        let (other, count) = (ordered.clone(), released.clone());
+        let changer = thread::spawn(move || {
+            other.with_exit(
+                |_| (),
+                |out, item| {
+                    out.push(item);
+                    count.fetch_add(1, Ordering::AcqRel);
+                },
+            );
+        });
+        finish(1);
+        changer.join().expect("it does not panic");
+        if !worker.join().expect("it does not panic") {
+            finish(2);
+        }
+        assert_eq!(ordered.with_exit(|released| released.clone(), Vec::push), [0, 1, 2]);
     });
 }
 
