@@ -46,6 +46,8 @@ fn the_exit_is_used_between_two_items() {
         ordered.finish(1, 1, Vec::push);
         first.join().expect("it does not panic");
         changer.join().expect("it does not panic");
+        let left_behind = |_: &mut Vec<u64>, _| panic!("something was left behind");
+        assert_eq!(ordered.with_exit(|released| released.clone(), left_behind), [0, 1]);
         ordered.finish(2, 2, Vec::push);
         let mut all = Vec::new();
         ordered.with_exit(|released| all.clone_from(released), |_, _| panic!("something was left behind"));
