@@ -30,6 +30,8 @@ mod signals;
 mod staged;
 mod sync;
 
+// Clippy looks at them where they belong.
+#[allow(clippy::all)]
 #[path = "../../src"]
 mod library {
     pub(crate) mod ip;

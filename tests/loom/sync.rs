@@ -4,28 +4,69 @@
 use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex as Unmodelled, PoisonError, TryLockError};
 
+pub(crate) use loom::sync::RwLock;
 pub(crate) use loom::sync::atomic;
-pub(crate) use loom::sync::{Mutex, MutexGuard, RwLock};
 pub(crate) use loom::thread::yield_now;
 
 use atomic::{AtomicUsize, Ordering};
 use loom::sync::Condvar;
 
+/// A lock. To loom an unlocking is no step that others could come before, so a thread that only tries would always find
+/// the lock free after the last thing that its holder did with it; here it is one.
+#[derive(Default)]
+pub(crate) struct Mutex<T> {
+    inner: loom::sync::Mutex<T>,
+    unlocked: AtomicUsize,
+}
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self { inner: loom::sync::Mutex::new(value), unlocked: AtomicUsize::new(0) }
+    }
+}
+
+pub(crate) struct MutexGuard<'a, T> {
+    inner: loom::sync::MutexGuard<'a, T>,
+    unlocked: &'a AtomicUsize,
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+impl<T> Drop for MutexGuard<'_, T> {
+    fn drop(&mut self) {
+        self.unlocked.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// As the library's.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    MutexGuard { inner: mutex.inner.lock().unwrap_or_else(PoisonError::into_inner), unlocked: &mutex.unlocked }
 }
 
 /// As the library's.
 pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
-    match mutex.try_lock() {
-        Ok(guard) => Some(guard),
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
-    }
+    mutex.unlocked.load(Ordering::Relaxed);
+    let inner = match mutex.inner.try_lock() {
+        Ok(guard) => guard,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return None,
+    };
+    Some(MutexGuard { inner, unlocked: &mutex.unlocked })
 }
 
 /// A pointer that is stored with Release and loaded with Acquire, which is what arc-swap promises: a load may see an older
@@ -106,22 +147,22 @@ impl<T> SegQueue<T> {
 
 /// An eventfd in an epoll set, as mio's waker: whoever [sleeps](Self::sleep) returns once for all that came before.
 #[derive(Clone)]
-pub(crate) struct Waker(Arc<(Mutex<bool>, Condvar)>);
+pub(crate) struct Waker(Arc<(loom::sync::Mutex<bool>, Condvar)>);
 
 impl Waker {
     pub(crate) fn new() -> Self {
-        Self(Arc::new((Mutex::new(false), Condvar::new())))
+        Self(Arc::new((loom::sync::Mutex::new(false), Condvar::new())))
     }
 
     pub(crate) fn wake(&self) -> io::Result<()> {
-        *lock(&self.0.0) = true;
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.1.notify_one();
         Ok(())
     }
 
     /// Waits without end: if nobody wakes it any more, loom finds a deadlock.
     pub(crate) fn sleep(&self) {
-        let mut woken = lock(&self.0.0);
+        let mut woken = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         while !*woken {
             woken = self.0.1.wait(woken).unwrap_or_else(PoisonError::into_inner);
         }
