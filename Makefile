@@ -50,8 +50,8 @@ fuzz-run: ## Searches with them, FUZZ_SECONDS=60 each (FUZZ_TARGETS="uapi offloa
 model: ## Engines against a model, over a network that is an adversary's: 100,000 runs (MODEL_RUNS)
 	ADIT_MODEL_RUNS=$(or $(MODEL_RUNS),100000) cargo test --release --test model
 
-loom: ## What threads share, in every order of events with at most LOOM_PREEMPTIONS=4 interruptions (make test: 3)
-	LOOM_MAX_PREEMPTIONS=$(or $(LOOM_PREEMPTIONS),4) cargo test --test loom
+loom: ## What threads share, in every order of events with at most LOOM_PREEMPTIONS=3 interruptions (make test: 2)
+	LOOM_MAX_PREEMPTIONS=$(or $(LOOM_PREEMPTIONS),3) cargo test --test loom
 
 tsan: ## ThreadSanitizer over the pipeline in memory (TSAN_TARGETS="--test device": that)
 	scripts/tsan.sh

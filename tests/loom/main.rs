@@ -11,7 +11,9 @@
 //!
 //! Where loom is not exact it allows more than the memory model, and models keep clear of that: accesses that are SeqCst count
 //! as AcqRel, so what needs them has fences; and a store may come to lie before a read-modify-write of another thread that
-//! has not seen it.
+//! has not seen it. And of each atomic it remembers the last access alone, so
+//! that it may not try what another thread does between a load and a store of one thread; `sync.rs` makes up for that where
+//! pointers are swapped and locks tried.
 //!
 //! There is no test harness: with one, the files' own tests would run here, too, and fail outside of a model. Arguments are
 //! as usual: parts of names; options are not looked at.
@@ -56,8 +58,9 @@ use std::time::Instant;
 use adit::udp;
 use library::{device, ip, key, proto};
 
-/// What is broken on purpose in tests/mutants.txt needs no more than two; each model is done within seconds with one more.
-const PREEMPTIONS: usize = 3;
+/// What is broken on purpose in tests/mutants.txt needs no more; all models together are done within seconds, and within a minute
+/// with one more.
+const PREEMPTIONS: usize = 2;
 
 /// Models that run at once; each is one thread.
 const AT_ONCE: usize = 2;

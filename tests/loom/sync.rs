@@ -75,6 +75,9 @@ pub(crate) struct ArcSwapAny<T> {
     /// Nothing that loom has to know of: its runs are one thread.
     stored: Unmodelled<Vec<T>>,
     current: AtomicUsize,
+    /// Written by all: of each atomic loom remembers one access, so where a thread loads and then stores it would not try
+    /// what happens if another one's load comes between.
+    accessed: AtomicUsize,
 }
 
 pub(crate) type ArcSwap<T> = ArcSwapAny<Arc<T>>;
@@ -93,10 +96,11 @@ impl<T> Deref for Guard<'_, T> {
 
 impl<T: Clone> ArcSwapAny<T> {
     pub(crate) fn new(first: T) -> Self {
-        Self { stored: Unmodelled::new(vec![first]), current: AtomicUsize::new(0) }
+        Self { stored: Unmodelled::new(vec![first]), current: AtomicUsize::new(0), accessed: AtomicUsize::new(0) }
     }
 
     pub(crate) fn load_full(&self) -> T {
+        self.accessed.fetch_add(1, Ordering::Relaxed);
         let current = self.current.load(Ordering::Acquire);
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)[current].clone()
     }
@@ -111,6 +115,7 @@ impl<T: Clone> ArcSwapAny<T> {
             stored.push(value);
             stored.len() - 1
         };
+        self.accessed.fetch_add(1, Ordering::Relaxed);
         // A swap, as arc-swap's.
         self.current.swap(number, Ordering::AcqRel);
     }
