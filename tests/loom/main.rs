@@ -9,11 +9,10 @@
 //! change places because one waits or ends is not bounded, nor which values they see. `LOOM_MAX_PREEMPTIONS` sets another
 //! bound: `make loom`.
 //!
-//! Where loom is not exact it allows more than the memory model, and models keep clear of that: accesses that are SeqCst count
-//! as AcqRel, so what needs them has fences; and a store may come to lie before a read-modify-write of another thread that
-//! has not seen it. And of each atomic it remembers the last access alone, so
-//! that it may not try what another thread does between a load and a store of one thread; `sync.rs` makes up for that where
-//! pointers are swapped and locks tried.
+//! Where loom is not exact: it allows more than the memory model does for accesses that are SeqCst, which count as AcqRel, so
+//! what needs them has fences; and for a store, which may come to lie before a read-modify-write of another thread that has not
+//! seen it. Models keep clear of both. And it may leave out what another thread does between a load and a store of one thread, as
+//! it remembers one access of each atomic; `sync.rs` makes up for that where pointers are swapped and locks tried.
 //!
 //! There is no test harness: with one, the files' own tests would run here, too, and fail outside of a model. Arguments are
 //! as usual: parts of names; options are not looked at.
