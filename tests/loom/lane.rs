@@ -58,7 +58,8 @@ fn the_exit_is_used_between_two_items() {
 /// A ticket is drawn once there is a place for it, and finished before the one ahead of it; meanwhile somebody else is
 /// about to use the exit, who has looked at that place when it was another's.
 fn a_place_is_used_again() {
-    crate::check(|| {
+    // Three threads, each of which has to be in the middle of something.
+    crate::check_within(3, || {
         let (ordered, released) = (Arc::new(Ordered::new(2, Vec::new())), Arc::new(AtomicUsize::new(0)));
         let finish = {
             let (ordered, released) = (ordered.clone(), released.clone());
