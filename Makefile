@@ -1,7 +1,7 @@
 # The verbs of this repository. CI calls the same ones (.ci/run).
 
 .DEFAULT_GOAL := help
-.PHONY: help check test mutants api demo bench fuzz fuzz-run model soak static image install clean
+.PHONY: help check test mutants api demo bench fuzz fuzz-run loom memcheck model soak static tsan image install clean
 
 PREFIX ?= /usr/local
 # Cargo's profile for `make static` and `make image`.
@@ -49,6 +49,15 @@ fuzz-run: ## Searches with them, FUZZ_SECONDS=60 each (FUZZ_TARGETS="uapi offloa
 
 model: ## Engines against a model, over a network that is an adversary's: 100,000 runs (MODEL_RUNS)
 	ADIT_MODEL_RUNS=$(or $(MODEL_RUNS),100000) cargo test --release --test model
+
+loom: ## What threads share, in every order of events with at most LOOM_PREEMPTIONS=3 interruptions (make test: 2)
+	LOOM_MAX_PREEMPTIONS=$(or $(LOOM_PREEMPTIONS),3) cargo test --test loom
+
+tsan: ## ThreadSanitizer over the pipeline in memory (TSAN_TARGETS="--test device": that)
+	scripts/tsan.sh
+
+memcheck: ## valgrind's memcheck over the pipeline, its edges and the system calls (MEMCHECK_TARGETS="--test device": that)
+	scripts/memcheck.sh
 
 soak: ## A hub, its peers and strangers for 20 minutes, time running sixty times as fast (SOAK_SECONDS, SOAK_PEERS)
 	ADIT_SOAK_SECONDS=$(or $(SOAK_SECONDS),1200) ADIT_SOAK_PEERS=$(or $(SOAK_PEERS),24) cargo test --test soak -- --nocapture

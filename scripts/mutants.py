@@ -31,7 +31,7 @@ TREE = WORK / "tree"
 LIMIT_S = 300
 # What the listed tests of the library do not need is not built: the sidecar, the stack, the program.
 SMALL = ["--no-default-features", "--features", "device,ring,graviola"]
-SMALL_TARGETS = {"lib", "allocations", "device_manners", "simulation"}
+SMALL_TARGETS = {"lib", "allocations", "device_manners", "loom", "simulation"}
 # The part of the library that is not built then.
 WHOLE_LIB = ("src/cli/", "src/metrics", "src/netstack", "src/proxy")
 # Only this crate is built anew each time: the less is made of it, the sooner it is there.
@@ -59,7 +59,7 @@ def read_list():
     for number, line in enumerate(LIST.read_text().splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
-        head = re.fullmatch(r"\[(\S+)\] (\S+)", line)
+        head = re.fullmatch(r"\[([^\]]+)\] (\S+)", line)
         if head:
             mutants.append(Mutant(number, *head.groups()))
         elif line[0] in " -+" and mutants:

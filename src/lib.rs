@@ -98,11 +98,11 @@
 //!
 //! | layer | may use |
 //! |---|---|
-//! | `key`, `ip`, `packet`, `sys` | nothing of ours |
-//! | `proto` | `key`, `ip` |
+//! | `key`, `ip`, `packet`, `sync`, `sys` | nothing of ours |
+//! | `proto` | `key`, `ip`, `sync` |
 //! | `icmp` | `ip` |
 //! | `tun`, `udp` | `packet`, `ip`, `sys` |
-//! | `device` | `proto`, `tun`, `udp`, `packet`, `icmp`, `ip`, `key`, and of `sys`: clock, thread |
+//! | `device` | `proto`, `tun`, `udp`, `packet`, `icmp`, `ip`, `key`, `sync`, and of `sys`: clock, thread |
 //! | `uapi` | `device::config`, `key`, `sys` |
 //! | `netstack` | `tun`, `packet`, `icmp`, `ip` |
 //! | `metrics` | `device`, `key`, `proto::rejected` |
@@ -125,6 +125,7 @@ extern crate std;
 pub mod ip;
 pub mod key;
 pub mod proto;
+mod sync;
 
 #[cfg(feature = "device")]
 pub mod device;

@@ -12,11 +12,12 @@ use std::sync::atomic::Ordering;
 use super::config::{AllowedIp, ApplyError, PeerSnapshot, PeerUpdate, Snapshot, Update};
 use super::events::Event;
 use super::peer::{Peer, Wish};
-use super::{Routes, Shared, lock};
+use super::{Routes, Shared};
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
 use crate::proto::crypto::wipe_stack;
 use crate::proto::handshake::Identity;
 use crate::proto::tunnel::{Tunnel, TunnelEvent};
+use crate::sync::lock;
 
 /// What was configured; what follows from it is elsewhere in [`Shared`].
 #[derive(Default)]

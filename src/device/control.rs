@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use getrandom::SysRng;
@@ -202,13 +202,7 @@ impl Control {
             }
             let now = now_both();
             if wishes.has(Wish::CONFIRM) {
-                let index = peer.confirmed_index.load(Ordering::Acquire);
-                self.with_tunnel(&peer, now, |_, tunnel, now| {
-                    if !tunnel.confirm(index, now) {
-                        // It has been replaced in the meantime: the worker's choice does not stand.
-                        peer.sending.store(tunnel.current().cloned());
-                    }
-                });
+                self.with_tunnel(&peer, now, |_, tunnel, now| peer.confirm(tunnel, now));
             }
             if wishes.has(Wish::HANDSHAKE) {
                 self.with_tunnel(&peer, now, |control, tunnel, now| {
@@ -232,7 +226,7 @@ impl Control {
                 return;
             }
             let peer = entry.remove();
-            peer.scheduled.store(u64::MAX, Ordering::Relaxed);
+            peer.keep_appointment();
             self.with_tunnel(&peer, now, |_, tunnel, now| tunnel.handle_timeout(now.instant));
             self.reschedule(&peer);
             wipe_stack();
@@ -249,12 +243,8 @@ impl Control {
 
     /// Makes the appointment for the peer's earliest deadline; a peer that was removed has none.
     fn reschedule(&mut self, peer: &Arc<Peer>) {
-        let held = peer.scheduled.swap(u64::MAX, Ordering::Relaxed);
-        // Pairs with the fence in `Shared::schedule`.
-        fence(Ordering::SeqCst);
-        if let Some(deadline) = peer.timers.next_deadline().filter(|_| !peer.is_removed()) {
-            let deadline = deadline.as_nanos();
-            peer.scheduled.store(deadline, Ordering::Relaxed);
+        let (held, deadline) = peer.make_appointment();
+        if let Some(deadline) = deadline {
             if deadline == held {
                 return;
             }

@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::lock;
 use crate::key::PublicKey;
+use crate::sync::lock;
 
 /// Events that wait for a reader: each peer's session, on a device of several hundred peers that all come up at once.
 pub const EVENTS_QUEUED_MAX: usize = 1024;

@@ -11,15 +11,14 @@
 //!   system would move the flows in it to another queue. That takes up to four of the 32 random bits.
 //! - At most half of the slots are used, so that a draw succeeds every second time at worst.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use rand_core::Rng;
 
-use super::lock;
 use super::peer::Peer;
 use crate::proto::keypair::Keypair;
 use crate::proto::replay::ReplayWindow;
+use crate::sync::{ArcSwap, ArcSwapOption, Mutex, lock};
 
 /// Slots at the start: enough for a handful of peers in 512 bytes.
 const SLOTS_MIN: usize = 64;

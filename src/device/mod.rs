@@ -11,6 +11,7 @@
 //! | `send`, `receive` | the two roads of a packet |
 //! | `control` | the slow path: handshakes, cookies, timers, the link |
 //! | `workers` | which thread runs which stage, and who helps whom |
+//! | `signal`, `inbox` | wakes a thread, and lets it sleep; whom control is to look at |
 //! | `ordered`, `pool` | what is finished leaves in order; the memory for it |
 //! | `spin` | whether to look again before sleeping |
 //! | `stretch` | whether a busy thread has its processor for itself |
@@ -33,12 +34,14 @@ pub mod config;
 mod control;
 pub mod events;
 mod figures;
+mod inbox;
 mod lookup;
 mod ordered;
 mod peer;
 mod pool;
 mod receive;
 mod send;
+mod signal;
 mod spin;
 mod stats;
 mod stretch;
@@ -52,8 +55,8 @@ pub use spin::WINDOW_MAX as SPIN_MAX;
 pub use time::accelerate;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -66,10 +69,13 @@ use crate::proto::messages::{INITIATION_LEN, Message};
 use crate::proto::rejected::Rejected;
 use crate::proto::time::Instant;
 use crate::proto::tunnel::Authenticated;
+use crate::sync::lock;
 use crate::udp::{Received, Sent, Source, Transmit, Udp, UdpReceiver, UdpSender};
 use events::{Announcer, Event};
+use inbox::Inbox;
 use lookup::IndexTable;
 use peer::{Endpoint, Peer, Wish};
+use signal::Signal;
 use stats::Drops;
 
 /// How long a change of the sockets waits for the workers to let go of the old ones. They never wait for anybody, so
@@ -149,72 +155,6 @@ impl HandshakeDatagram {
     }
 }
 
-/// Peers that the control thread is to look at, each at most once, and the way to wake it.
-pub(crate) struct Inbox {
-    /// Bounded by the number of peers: one is here only while its flag says so.
-    peers: SegQueue<Arc<Peer>>,
-    pub(crate) signal: Signal,
-}
-
-impl Inbox {
-    fn new(signal: Signal) -> Self {
-        Self { peers: SegQueue::new(), signal }
-    }
-
-    fn push(&self, peer: &Arc<Peer>) {
-        self.peers.push(peer.clone());
-        self.signal.wake();
-    }
-
-    /// The next peer to look at.
-    pub(crate) fn pop(&self) -> Option<Arc<Peer>> {
-        self.peers.pop()
-    }
-}
-
-/// The way to wake a thread.
-pub(crate) struct Signal {
-    waker: mio::Waker,
-    signalled: AtomicBool,
-    asleep: AtomicBool,
-}
-
-impl Signal {
-    fn new(waker: mio::Waker) -> Self {
-        Self { waker, signalled: AtomicBool::new(false), asleep: AtomicBool::new(false) }
-    }
-
-    /// Wakes the thread, unless it has been told already and did not look yet.
-    pub(crate) fn wake(&self) {
-        if !self.signalled.swap(true, Ordering::AcqRel)
-            && let Err(error) = self.waker.wake()
-        {
-            tracing::error!("cannot wake a thread: {error}");
-        }
-    }
-
-    /// The thread is about to look: from now on it must be woken again.
-    pub(crate) fn acknowledge(&self) {
-        self.signalled.store(false, Ordering::Release);
-        fence(Ordering::SeqCst);
-    }
-
-    /// Whether there is something to look at.
-    pub(crate) fn is_signalled(&self) -> bool {
-        self.signalled.load(Ordering::Acquire)
-    }
-
-    /// The thread goes to sleep, or has woken up.
-    pub(crate) fn sleeps(&self, asleep: bool) {
-        self.asleep.store(asleep, Ordering::SeqCst);
-    }
-
-    /// Whether it sleeps and nobody has woken it yet. A hint.
-    pub(crate) fn is_asleep(&self) -> bool {
-        self.asleep.load(Ordering::SeqCst) && !self.is_signalled()
-    }
-}
-
 /// A worker's part of the sockets.
 pub(crate) struct UdpQueue {
     /// Not where there are more workers than the sockets have receivers.
@@ -237,9 +177,7 @@ struct Sockets {
 impl Shared {
     /// Asks the control thread for something.
     pub(crate) fn wish(&self, peer: &Arc<Peer>, wish: Wish) {
-        if peer.wish(wish) {
-            self.control.push(peer);
-        }
+        self.control.wish(peer, wish);
     }
 
     /// A peer was heard from: where, decides where it is answered. [WP 2.1]
@@ -259,11 +197,7 @@ impl Shared {
 
     /// A timer of the peer was armed for `deadline`: tells the control thread if it would look later.
     pub(crate) fn schedule(&self, peer: &Arc<Peer>, deadline: Option<Instant>) {
-        let Some(deadline) = deadline else { return };
-        // Pairs with the fence in `Control::reschedule`: either it sees the deadline, or we see that
-        // it has forgotten its appointment.
-        fence(Ordering::SeqCst);
-        if deadline.as_nanos() < peer.scheduled.load(Ordering::Relaxed) {
+        if deadline.is_some_and(|deadline| peer.is_before_appointment(deadline)) {
             self.wish(peer, Wish::TIMERS);
         }
     }
@@ -360,20 +294,6 @@ impl Shared {
     /// Whether a worker that knows `seen` has old sockets.
     pub(crate) fn sockets_changed(&self, seen: u64) -> bool {
         self.sockets_epoch.load(Ordering::Acquire) != seen
-    }
-}
-
-/// Locks; a panic elsewhere has closed the device already, its data may still be looked at.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-/// Locks if nobody else has.
-pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
-    match mutex.try_lock() {
-        Ok(guard) => Some(guard),
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
     }
 }
 

@@ -11,10 +11,8 @@
 //! holder sees it; if the holder looked first, its unlocking happened before the item was put, and the exit was free
 //! or somebody else's, to whom the same applies.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use super::{lock, try_lock};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, lock, try_lock};
 
 /// A place in the order: the first is 0, the next one more.
 pub(crate) type Ticket = u64;

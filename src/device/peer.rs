@@ -6,18 +6,16 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
-
-use super::lock;
 use crate::key::{PresharedKey, PublicKey};
 use crate::proto::constants::STAGED_PACKETS_MAX;
 use crate::proto::keypair::Keypair;
-use crate::proto::time::Instant;
+use crate::proto::time::{Instant, Now};
 use crate::proto::timers::Timers;
 use crate::proto::tunnel::{Authenticated, Tunnel};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{ArcSwapOption, Mutex, MutexGuard, RwLock, lock};
 use crate::udp::Source;
 
 /// Bytes of packets that wait for sessions, over all peers; beyond it new ones are dropped. Enough
@@ -55,6 +53,17 @@ impl Wish {
     }
 }
 
+/// What is to become of packets that are staged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// There are none.
+    Nothing,
+    /// They need a session first.
+    ForSession,
+    /// There is a session: they can be taken and sent.
+    MayGo,
+}
+
 /// A peer of a device.
 pub(crate) struct Peer {
     /// Its place in [`super::Routes`], which is also what allowed IPs name.
@@ -74,9 +83,9 @@ pub(crate) struct Peer {
     /// Until then its path takes no trains in one piece; nanoseconds as [`Instant`], 0 for never.
     pub(crate) offload_refused_until: AtomicU64,
     /// When the control thread will look at its timers next; nanoseconds, `u64::MAX` for never.
-    pub(crate) scheduled: AtomicU64,
+    scheduled: AtomicU64,
     /// The index whose first packet the [`Wish::CONFIRM`] is about.
-    pub(crate) confirmed_index: AtomicU32,
+    confirmed_index: AtomicU32,
     endpoint: RwLock<Option<Endpoint>>,
     staged: Mutex<VecDeque<Box<[u8]>>>,
     staged_count: AtomicU32,
@@ -159,9 +168,29 @@ impl Peer {
         }
     }
 
-    /// Whether packets wait for a session.
+    /// Whether packets wait for a session, as far as this thread has heard.
     pub(crate) fn has_staged(&self) -> bool {
         self.staged_count.load(Ordering::Acquire) != 0
+    }
+
+    /// What is to become of what waits for a session. To be asked by whoever has staged something, and by whoever
+    /// knows of a new session: one of them at least knows of both.
+    pub(crate) fn waiting(&self, now: Instant) -> Waiting {
+        // With the lock, and before the session is looked at. Who finds nothing here has it before who stages later, who
+        // therefore sees the session.
+        let is_empty = lock(&self.staged).is_empty();
+        if is_empty {
+            Waiting::Nothing
+        } else if self.may_send(now) {
+            Waiting::MayGo
+        } else {
+            Waiting::ForSession
+        }
+    }
+
+    /// Whether there is a keypair that may number a packet now.
+    pub(crate) fn may_send(&self, now: Instant) -> bool {
+        self.sending.load().as_ref().is_some_and(|keypair| keypair.may_send(now))
     }
 
     /// Lets a packet wait for a session; an empty one is a keepalive. Returns how many packets were
@@ -213,6 +242,46 @@ impl Peer {
     /// What the control thread is to do, once.
     pub(crate) fn take_wishes(&self) -> Wish {
         Wish(self.wishes.swap(0, Ordering::AcqRel))
+    }
+
+    /// Data came on a keypair that the peer had not confirmed yet: sends on it from now on. The control thread is to be
+    /// told then, by [`Wish::CONFIRM`].
+    pub(crate) fn send_on(&self, keypair: &Arc<Keypair>) {
+        self.sending.store(Some(keypair.clone()));
+        self.confirmed_index.store(keypair.local_index(), Ordering::Release);
+    }
+
+    /// Grants a [`Wish::CONFIRM`]: the slots follow the worker's choice; where the keypair was replaced in the meantime the
+    /// choice does not stand.
+    pub(crate) fn confirm(&self, tunnel: &mut Tunnel, now: Now) {
+        if !tunnel.confirm(self.confirmed_index.load(Ordering::Acquire), now) {
+            self.sending.store(tunnel.current().cloned());
+        }
+    }
+
+    /// Whether the control thread would look too late for a timer that was just armed for `deadline`.
+    pub(crate) fn is_before_appointment(&self, deadline: Instant) -> bool {
+        // Pairs with the fence in `make_appointment`: either that sees the deadline, or this sees that the appointment
+        // is forgotten.
+        fence(Ordering::SeqCst);
+        deadline.as_nanos() < self.scheduled.load(Ordering::Relaxed)
+    }
+
+    /// The control thread has come to its appointment: it has none until the next is made.
+    pub(crate) fn keep_appointment(&self) {
+        self.scheduled.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Makes the appointment for the earliest deadline, `None` where there is none or the peer was removed. Before it the one
+    /// that was held, `u64::MAX` for none; both in nanoseconds.
+    pub(crate) fn make_appointment(&self) -> (u64, Option<u64>) {
+        let held = self.scheduled.swap(u64::MAX, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let deadline = self.timers.next_deadline().filter(|_| !self.is_removed()).map(Instant::as_nanos);
+        if let Some(deadline) = deadline {
+            self.scheduled.store(deadline, Ordering::Relaxed);
+        }
+        (held, deadline)
     }
 
     /// Asks the worker to flush what is staged; true if it has to be told.

@@ -8,10 +8,8 @@
 //! and each worker takes its own first, the last one before the others.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Mutex;
-use std::thread;
 
-use super::lock;
+use crate::sync::{Mutex, lock, yield_now};
 
 /// Batches that nobody uses now, by their home.
 pub(crate) struct Pool<T>(Box<[Mutex<Vec<Lent<T>>>]>);
@@ -54,7 +52,7 @@ impl<T> Pool<T> {
         loop {
             match self.take(worker) {
                 Some(batch) => return batch,
-                None => thread::yield_now(),
+                None => yield_now(),
             }
         }
     }

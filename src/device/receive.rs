@@ -24,13 +24,14 @@ use super::ordered::{Ordered, Ticket};
 use super::peer::{Endpoint, Peer, Wish};
 use super::pool::Lent;
 use super::workers::{Crew, Turn};
-use super::{Routes, Shared, lock, try_lock};
+use super::{Routes, Shared};
 use crate::ip::{self, Header};
 use crate::packet::{BUFFER_LEN, Buffers, PacketRef, Readiness, Wake};
 use crate::proto::crypto::Opening;
 use crate::proto::messages::{self, DATA_HEADER_LEN, DATA_OVERHEAD, Message, TAG_LEN};
 use crate::proto::rejected::Rejected;
 use crate::proto::time::Instant;
+use crate::sync::{lock, try_lock};
 use crate::tun::TunSender;
 use crate::udp::{Received, UdpReceiver};
 
@@ -255,8 +256,7 @@ fn accept(shared: &Shared, run: &Run, session: &Session, openings: &mut [Opening
         // [WP 5.4.5] From here on the session may send, and it must: the answer to what is about to be
         // delivered may be read before the control thread has looked, and a peer that restarted has
         // nothing but this session.
-        peer.sending.store(Some(session.keypair.clone()));
-        peer.confirmed_index.store(run.entry.index(), Ordering::Release);
+        peer.send_on(&session.keypair);
         shared.wish(peer, Wish::CONFIRM);
     }
     if session.keypair.needs_rekey_on_receive(now) && peer.timers.take_lastminute_handshake() {

@@ -28,17 +28,18 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::batch::{Numbered, OutboundBatch, Routed, Sealed, TRANSMIT_AT, Train};
 use super::ordered::{Ordered, Ticket};
-use super::peer::{Endpoint, Peer, Wish};
+use super::peer::{Endpoint, Peer, Waiting, Wish};
 use super::pool::Lent;
 use super::receive::Inbound;
 use super::workers::{Crew, Turn};
-use super::{Routes, Shared, lock, try_lock};
+use super::{Routes, Shared};
 use crate::icmp;
 use crate::ip::Header;
 use crate::packet::{Buffers, PacketRef, Readiness, Wake};
 use crate::proto::messages::{DATA_HEADER_LEN, DATA_OVERHEAD, TAG_LEN, padded_len, write_data_header};
 use crate::proto::rejected::Rejected;
 use crate::proto::time::Instant;
+use crate::sync::{lock, try_lock};
 use crate::tun::offload::SuperPacket;
 use crate::tun::{ReceiveError, TunReceiver};
 use crate::udp::{Sent, Transmit, UdpSender};
@@ -183,7 +184,7 @@ impl Reading<'_> {
         let Some(endpoint) = peer.endpoint() else {
             return self.unreachable(packet, Rejected::NoEndpoint);
         };
-        let must_wait = peer.has_staged() || !may_send(peer, self.now);
+        let must_wait = peer.has_staged() || !peer.may_send(self.now);
         for segment in 0..packet.count() {
             let len = packet.segment_len(segment);
             if must_wait {
@@ -248,11 +249,10 @@ impl Reading<'_> {
 
     /// What waited goes before what comes now.
     fn flush_staged(&mut self, peer: &Arc<Peer>) {
-        if !peer.has_staged() {
-            return;
-        }
-        if !may_send(peer, self.now) {
-            return self.want_handshake(peer);
+        match peer.waiting(self.now) {
+            Waiting::Nothing => return,
+            Waiting::ForSession => return self.want_handshake(peer),
+            Waiting::MayGo => {}
         }
         let Some(endpoint) = peer.endpoint() else { return };
         for packet in peer.take_staged() {
@@ -286,7 +286,12 @@ impl Reading<'_> {
                     self.stage(&train.peer, unpadded(&packet[DATA_HEADER_LEN..packet.len() - TAG_LEN]));
                 }
                 self.batch.filled = train.place.start;
-                self.want_handshake(&train.peer);
+                // A session may have come in the meantime, and its flush have passed.
+                if train.peer.may_send(self.now) {
+                    self.crew.shared.want_flush(&train.peer);
+                } else {
+                    self.want_handshake(&train.peer);
+                }
             }
         }
     }
@@ -356,11 +361,6 @@ impl Exit {
         batch.filled = 0;
         crew.outbound.give_back(batch);
     }
-}
-
-/// Whether the peer has a keypair that may number a packet now.
-fn may_send(peer: &Peer, now: Instant) -> bool {
-    peer.sending.load().as_ref().is_some_and(|keypair| keypair.may_send(now))
 }
 
 /// Takes counters for a train; gives it back where there is no session for it.

@@ -22,15 +22,16 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use super::Shared;
 use super::batch::{InboundBatch, OutboundBatch};
 use super::builder::CloseReason;
 use super::pool::Pool;
 use super::receive::Inbound;
 use super::send::Outbound;
+use super::signal::Signal;
 use super::spin::Spin;
 use super::stretch::Stretches;
 use super::time::{self, now};
-use super::{Shared, Signal};
 use crate::proto::time::Instant;
 use crate::sys::thread;
 use crate::tun::{Readiness, TunQueue, Wake};
@@ -261,11 +262,9 @@ impl Worker {
             }
             self.work(signal, &mut events)?;
             self.stretches.end();
-            signal.sleeps(true);
-            // Whoever left something before saw this thread awake.
-            let has_work = signal.is_signalled() || crew.lanes.get(self.number).is_some_and(Lane::is_ready);
-            self.look(&mut events, has_work.then_some(Duration::ZERO))?;
-            signal.sleeps(false);
+            let may_sleep = signal.may_sleep(|| crew.lanes.get(self.number).is_some_and(Lane::is_ready));
+            self.look(&mut events, (!may_sleep).then_some(Duration::ZERO))?;
+            signal.awake();
         }
     }
 

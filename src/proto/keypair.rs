@@ -24,7 +24,6 @@
 
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use zeroize::Zeroizing;
 
@@ -36,6 +35,7 @@ use super::crypto::{DefaultAead, HASH_LEN, Opening, PacketAead, Secret};
 use super::handshake::DerivedKeys;
 use super::rejected::Rejected;
 use super::time::Instant;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// Apart from its neighbours by a cache line.
 #[derive(Default)]

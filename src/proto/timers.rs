@@ -32,7 +32,6 @@
 //!
 //! [WP 6.1] [WP 6.2] [WP 6.3] [WP 6.4] [WP 6.5]
 
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 
 use rand_core::Rng;
@@ -42,6 +41,7 @@ use super::constants::{
     ZERO_KEY_MATERIAL_AFTER,
 };
 use super::time::{Instant, Now, UnixTime};
+use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// The timers of one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,9 +132,9 @@ fn jitter(rng: &mut impl Rng) -> Duration {
 /// Getters.
 impl Timers {
     /// Timers of which none is pending.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
-            deadlines: [const { AtomicU64::new(NONE) }; Timer::ALL.len()],
+            deadlines: Timer::ALL.map(|_| AtomicU64::new(NONE)),
             last_sent_handshake: AtomicU64::new(NONE),
             last_handshake: AtomicU64::new(NONE),
             handshake_attempts: AtomicU32::new(0),

@@ -1,0 +1,88 @@
+//! Packets that wait for a session: one that was staged while a session came is sent on it, not left behind.
+
+use std::sync::Arc;
+
+use loom::thread;
+
+use super::counters::keypair;
+use crate::device::peer::{Peer, Waiting};
+use crate::key::PublicKey;
+use crate::proto::constants::STAGED_PACKETS_MAX;
+use crate::proto::time::Instant;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{SegQueue, Waker};
+
+pub(crate) const MODELS: &[crate::Model] = &[
+    ("what_waits_goes_when_the_session_comes", what_waits_goes_when_the_session_comes),
+    ("staged_bytes_add_up", staged_bytes_add_up),
+];
+
+pub(crate) fn peer(staged_bytes: Arc<AtomicU64>) -> Arc<Peer> {
+    Arc::new(Peer::new(0, 0, PublicKey::from_bytes([1; 32]), staged_bytes))
+}
+
+/// Sends what waits, if it may; as `Reading::flush_staged`. Returns how many packets.
+fn flush(peer: &Peer) -> usize {
+    if peer.waiting(Instant::default()) == Waiting::MayGo { peer.take_staged().len() } else { 0 }
+}
+
+/// The control thread publishes a session and asks the first worker to flush, as `Shared::settle` does; another worker,
+/// which has not seen the session yet, stages a packet and looks again.
+fn what_waits_goes_when_the_session_comes() {
+    crate::check(|| {
+        let (peer, keypair) = (peer(Arc::default()), keypair(1));
+        let (waker, flushes) = (Waker::new(), Arc::new(SegQueue::new()));
+        let control = {
+            let (peer, waker, flushes) = (peer.clone(), waker.clone(), flushes.clone());
+            thread::spawn(move || {
+                peer.sending.store(Some(keypair));
+                if peer.want_flush() {
+                    flushes.push(peer);
+                    waker.wake().expect("it does not fail");
+                }
+            })
+        };
+        let sent = Arc::new(AtomicUsize::new(0));
+        let other = {
+            let (peer, sent) = (peer.clone(), sent.clone());
+            thread::spawn(move || {
+                assert_eq!(peer.stage(&[0; 20]), 0);
+                sent.fetch_add(flush(&peer), Ordering::Relaxed);
+            })
+        };
+        waker.sleep();
+        while let Some(peer) = flushes.pop() {
+            if peer.take_flush() {
+                sent.fetch_add(flush(&peer), Ordering::Relaxed);
+            }
+        }
+        control.join().expect("it does not panic");
+        other.join().expect("it does not panic");
+        assert_eq!(sent.load(Ordering::Relaxed), 1);
+        assert!(!peer.has_staged());
+    });
+}
+
+/// Two workers stage for two peers while what waits for one of them is taken: what is left counts, and nothing else.
+fn staged_bytes_add_up() {
+    crate::check(|| {
+        let bytes = Arc::new(AtomicU64::new(0));
+        let peers = [peer(bytes.clone()), peer(bytes.clone())];
+        (0..STAGED_PACKETS_MAX).for_each(|_| assert_eq!(peers[0].stage(&[0; 10]), 0));
+        let stagers = [(0, 1), (1, 100)].map(|(number, len): (usize, usize)| {
+            let peer = peers[number].clone();
+            thread::spawn(move || peer.stage(&vec![0; len]))
+        });
+        let taken = peers[0].take_staged().len();
+        let dropped: u64 = stagers.map(|stager| stager.join().expect("it does not panic")).iter().sum();
+        let held = bytes.load(Ordering::Relaxed);
+        let left = peers.each_ref().map(|peer| peer.take_staged());
+        assert_eq!(
+            taken + left.iter().map(|left| left.len()).sum::<usize>() + dropped as usize,
+            STAGED_PACKETS_MAX + 2
+        );
+        assert_eq!(held, left.iter().flatten().map(|packet| packet.len() as u64).sum::<u64>());
+        assert_eq!(bytes.load(Ordering::Relaxed), 0);
+        assert!(!peers[0].has_staged() && !peers[1].has_staged());
+    });
+}
