@@ -69,6 +69,8 @@ struct KernelPeer {
     new_handshake: KernelTimer,
     zero_key_material: KernelTimer,
     persistent_keepalive: KernelTimer,
+    /// The kernel has none: it is never pending.
+    settle_crossing: KernelTimer,
     handshake_attempts: u32,
     persistent_keepalive_interval: u64,
     need_another_keepalive: bool,
@@ -133,6 +135,7 @@ impl KernelPeer {
             Timer::NewHandshake => &mut self.new_handshake,
             Timer::ZeroKeyMaterial => &mut self.zero_key_material,
             Timer::PersistentKeepalive => &mut self.persistent_keepalive,
+            Timer::SettleCrossing => &mut self.settle_crossing,
         }
     }
 
@@ -172,7 +175,7 @@ impl KernelPeer {
                 Timer::PersistentKeepalive if self.persistent_keepalive_interval != 0 => {
                     return Some(Expired::PersistentKeepalive);
                 }
-                Timer::PersistentKeepalive => {}
+                Timer::PersistentKeepalive | Timer::SettleCrossing => {}
             }
         }
     }

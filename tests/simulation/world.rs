@@ -450,6 +450,8 @@ pub(crate) struct World {
     pub(crate) wall_clock_ahead: Duration,
     /// An engine whose machine is suspended: what comes is lost, and its timers wait.
     pub(crate) suspended: Option<usize>,
+    /// From this datagram on, counted in the order of sending, those whose bit is set are lost.
+    pub(crate) lost: (usize, u32),
     now: Duration,
     /// By arrival, and by a running number.
     under_way: BTreeMap<(Duration, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
@@ -470,6 +472,7 @@ impl World {
             wall_clock_back: Duration::ZERO,
             wall_clock_ahead: Duration::ZERO,
             suspended: None,
+            lost: (0, 0),
             now: Duration::ZERO,
             under_way: BTreeMap::new(),
             datagrams: 0,
@@ -552,6 +555,11 @@ impl World {
                 self.sent.push(Sent { at: self.now, from, len: datagram.len(), kind: datagram[0] });
                 if let Some(transmitted) = &mut self.transmitted {
                     transmitted.push((address, to, datagram.clone()));
+                }
+                let (first, lost) = self.lost;
+                let number = self.sent.len().wrapping_sub(1 + first) as u32;
+                if lost.checked_shr(number).is_some_and(|lost| lost & 1 != 0) {
+                    continue;
                 }
                 let copies = 1 + usize::from(self.rng.per_mille(self.network.duplication));
                 for _ in 0..copies {
