@@ -150,6 +150,7 @@ impl Control {
             Ok(false) => {}
             Ok(true) => {
                 debug!("Interface state was Down, requested Up, now Up");
+                // [KERNEL-DOWN] Only who has a persistent keepalive speaks by himself.
                 for peer in self.all_peers() {
                     self.with_tunnel(&peer, now_both(), |_, tunnel, _| tunnel.allow_initiation_now());
                     if peer.timers.persistent_keepalive() != 0 {
@@ -166,6 +167,7 @@ impl Control {
         }
     }
 
+    // [KERNEL-DOWN] Sessions and handshakes end with the link, whether or not it comes back.
     fn link_down(&mut self) -> io::Result<()> {
         self.bind_retry_at = None;
         if !self.shared.link_down()? {
