@@ -17,6 +17,7 @@ use adit::proto::constants::{
     ZERO_KEY_MATERIAL_AFTER,
 };
 use adit::proto::rejected::Rejected;
+use world::rng::TestRng;
 use world::{KIND_COOKIE_REPLY, KIND_DATA, KIND_INITIATION, KIND_RESPONSE, Network, World};
 
 /// Half a millisecond of computing each.
@@ -218,7 +219,7 @@ fn persistent_keepalive() {
 /// However two initiations cross, one session is left within 2 s, and it is renewed by one side.
 #[test]
 fn s_14_simultaneous_open_settles() {
-    let mut dice = world::TestRng(seed());
+    let mut dice = TestRng(seed());
     for round in 0..100u64 {
         let mut world = World::new(2, rand_core::Rng::next_u64(&mut dice));
         world.network.spread = Duration::from_millis((round % 5) * 20);
@@ -252,7 +253,7 @@ fn s_14_simultaneous_open_loses_both_responses() {
 }
 
 fn open_under_loss(seed: u64, control_delays: bool) {
-    let mut dice = world::TestRng(seed);
+    let mut dice = TestRng(seed);
     for _ in 0..200 {
         let mut world = World::new(2, rand_core::Rng::next_u64(&mut dice));
         if control_delays {

@@ -5,7 +5,6 @@
 //! the clock and the dice. Time passes only from one thing that happens to the next.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,48 +20,18 @@ use adit::proto::rejected::Rejected;
 use adit::proto::replay::ReplayWindow;
 use adit::proto::time::{Instant, Now, UnixTime};
 use adit::proto::tunnel::{Tunnel, TunnelEvent};
-use rand_core::{Rng, TryCryptoRng, TryRng};
+use rand_core::Rng;
+
+#[path = "rng.rs"]
+pub(crate) mod rng;
+
+use rng::TestRng;
 
 /// The message types, as they stand in the first byte.
 pub(crate) const KIND_INITIATION: u8 = 1;
 pub(crate) const KIND_RESPONSE: u8 = 2;
 pub(crate) const KIND_COOKIE_REPLY: u8 = 3;
 pub(crate) const KIND_DATA: u8 = 4;
-
-/// SplitMix64: repeatable, and random enough for keys that protect nothing.
-pub(crate) struct TestRng(pub u64);
-
-impl TryRng for TestRng {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|word| (word >> 32) as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Ok(word ^ (word >> 31))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in bytes.chunks_mut(8) {
-            let word = self.try_next_u64()?.to_le_bytes();
-            chunk.copy_from_slice(&word[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for TestRng {}
-
-impl TestRng {
-    /// True in so many of a thousand cases.
-    pub(crate) fn per_mille(&mut self, chance: u32) -> bool {
-        self.next_u32() % 1000 < chance
-    }
-}
 
 /// What an index of ours names.
 enum Named {
