@@ -168,6 +168,9 @@ fn f_13_peers_are_removed_and_added_under_traffic() {
     });
     check_passes(&hosts, 2);
     check_passes(&hosts, 3);
+    // Three keypairs of each of two peers, and a handshake under way.
+    let indices = hosts[0].device.figures().receiver_indices;
+    assert!(indices <= 2 * (3 + 1), "{indices} indices");
 }
 
 /// The same prefix belongs now to this peer, now to that one: it is never both's, and never nobody's for long.

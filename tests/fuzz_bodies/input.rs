@@ -1,6 +1,7 @@
 //! A fuzzer's bytes, read as choices one after the other; what is read beyond their end is zero.
 
 #[path = "../simulation/rng.rs"]
+#[allow(clippy::duplicate_mod, reason = "where engines are fuzzed, their world and the bytes both roll dice")]
 pub(crate) mod rng;
 
 /// What is left of the bytes.

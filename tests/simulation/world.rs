@@ -23,6 +23,7 @@ use adit::proto::tunnel::{Tunnel, TunnelEvent};
 use rand_core::Rng;
 
 #[path = "rng.rs"]
+#[allow(clippy::duplicate_mod, reason = "where engines are fuzzed, their world and the bytes both roll dice")]
 pub(crate) mod rng;
 
 use rng::TestRng;
