@@ -2,7 +2,7 @@
 //!
 //! - handshake messages that the workers found to have a right mac1: consume, answer, cookies
 //! - what the data path wishes of a peer: a handshake, a keypair confirmed, a timer looked at
-//! - the five timers of every peer, through one ordered table of appointments
+//! - the timers of every peer, through one ordered table of appointments
 //! - the link: up, down, MTU, routes, gone
 //!
 //! It sleeps until one of these is due: nothing ticks. A peer's tunnel is locked for one step at a
