@@ -291,6 +291,30 @@ fn the_link_goes_down_and_up() {
     }
 }
 
+/// [KERNEL-DOWN] Down, a device forgets its sessions; up again, it is silent until it has something to say, which makes a
+/// new one. What the other end sends on the old one until then is for nobody.
+#[test]
+fn a_link_that_goes_down_forgets_its_sessions() {
+    let (one, two) = pair();
+    one.send(2, "before");
+    assert_eq!(two.receive(PATIENCE).as_deref(), Some("before"));
+    two.send(1, "answer");
+    assert_eq!(one.receive(PATIENCE).as_deref(), Some("answer"));
+    one.tun.set_up(false);
+    eventually(|| one.device.figures().receiver_indices == 0 && !one.device.figures().is_bound);
+    let sent = one.tx_bytes(0);
+    one.tun.set_up(true);
+    eventually(|| one.device.figures().is_bound);
+    two.send(1, "lost");
+    eventually(|| one.device.drops(Rejected::UnknownIndex) == 1);
+    assert_eq!((one.receive(SHORT), one.tx_bytes(0)), (None, sent), "silent");
+    std::thread::sleep(BETWEEN_INITIATIONS);
+    one.send(2, "after");
+    assert_eq!(two.receive(PATIENCE).as_deref(), Some("after"));
+    two.send(1, "heard");
+    assert_eq!(one.receive(PATIENCE).as_deref(), Some("heard"));
+}
+
 /// [UAPI] A port that somebody has is refused, and the old one goes on working.
 #[test]
 fn f_06_a_port_in_use_changes_nothing() {

@@ -18,10 +18,15 @@ use adit::proto::constants::STAGED_PACKETS_MAX;
 use adit::proto::cookie::CookieJar;
 use adit::proto::messages::INITIATION_LEN;
 use adit::proto::rejected::Rejected;
+use adit::tun::Wake;
 use adit::tun::memory::{MemoryTun, MemoryTunHandle};
-use adit::tun::{Readiness, Wake};
-use adit::udp::memory::{MemoryNetwork, MemoryUdp};
-use adit::udp::{Received, Sent, Transmit, Udp, UdpReceiver, UdpSender, UdpSocket};
+use adit::udp::memory::MemoryNetwork;
+use adit::udp::{Received, Sent, Transmit, Udp, UdpReceiver, UdpSender};
+
+#[path = "testbed/edges.rs"]
+mod edges;
+
+use edges::{Hooked, Hooks};
 
 /// Long enough for a loaded machine, and shorter than any retry, which would hide a loss.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -77,68 +82,40 @@ impl Wire {
     }
 }
 
-/// A [`MemoryUdp`] with a [`Wire`] around it.
-struct Watched(MemoryUdp, Arc<Wire>);
-struct WatchedSocket(Arc<dyn UdpSocket>, Arc<Wire>);
-struct WatchedReceiver(Box<dyn UdpReceiver>, Arc<Wire>);
-struct WatchedSender(Box<dyn UdpSender>, Arc<Wire>);
-
-impl Udp for Watched {
-    fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
-        Ok(Arc::new(WatchedSocket(self.0.bind(port, fwmark, receivers)?, self.1.clone())))
-    }
-}
-
-impl UdpSocket for WatchedSocket {
-    fn port(&self) -> u16 {
-        self.0.port()
+impl Hooks for Wire {
+    fn udp_wake(&self, wake: &Wake) {
+        self.wakes.lock().unwrap().push(wake.clone());
     }
 
-    fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
-        self.0.set_fwmark(fwmark)
-    }
-
-    fn receivers(&self) -> io::Result<Vec<Box<dyn UdpReceiver>>> {
-        let receivers = self.0.receivers()?.into_iter();
-        Ok(receivers.map(|receiver| Box::new(WatchedReceiver(receiver, self.1.clone())) as _).collect())
-    }
-
-    fn sender(&self) -> io::Result<Box<dyn UdpSender>> {
-        Ok(Box::new(WatchedSender(self.0.sender()?, self.1.clone())))
-    }
-}
-
-impl UdpReceiver for WatchedReceiver {
-    fn readiness(&mut self, wake: Wake) -> Vec<Readiness> {
-        self.1.wakes.lock().unwrap().push(wake.clone());
-        self.0.readiness(wake)
-    }
-
-    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
-        if self.1.held.load(Ordering::SeqCst) {
+    fn udp_receive(
+        &self,
+        inner: &mut dyn UdpReceiver,
+        _wake: Option<&Wake>,
+        buffers: &mut Buffers,
+        received: &mut Vec<Received>,
+    ) -> io::Result<bool> {
+        if self.held.load(Ordering::SeqCst) {
             received.clear();
             return Ok(false);
         }
-        let more = self.0.receive(buffers, received)?;
-        let mark = self.1.mark.load(Ordering::SeqCst);
+        let more = inner.receive(buffers, received)?;
+        let mark = self.mark.load(Ordering::SeqCst);
         received.iter_mut().filter(|_| mark != 0).for_each(|received| received.ecn = mark);
         Ok(more)
     }
-}
 
-impl UdpSender for WatchedSender {
-    fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
-        let mut left = self.1.left.lock().unwrap();
+    fn udp_send(&self, inner: &mut dyn UdpSender, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
+        let mut left = self.left.lock().unwrap();
         for transmit in transmits {
             let datagrams = transmit.data.chunks(transmit.segment.max(1));
             left.extend(datagrams.map(|bytes| Left { to: transmit.to, tos: transmit.tos, bytes: bytes.into() }));
         }
         drop(left);
-        if self.1.swallowed.load(Ordering::SeqCst) {
+        if self.swallowed.load(Ordering::SeqCst) {
             let taken = transmits.iter().map(|transmit| Sent { bytes: transmit.data.len(), ..Sent::default() });
             sent.iter_mut().zip(taken).for_each(|(sent, taken)| *sent = taken);
         } else {
-            self.0.send(transmits, sent);
+            inner.send(transmits, sent);
         }
     }
 }
@@ -166,7 +143,7 @@ fn key(number: u8) -> PrivateKey {
 fn end(network: &MemoryNetwork, own: u8, other: u8) -> End {
     let wire = Arc::<Wire>::default();
     let (tun, handle) = MemoryTun::new("memory", MTU);
-    let udp = Watched(network.host(&[outer(own).ip()]), wire.clone());
+    let udp = Hooked(network.host(&[outer(own).ip()]), wire.clone());
     let device = Device::builder(tun, udp).start().unwrap();
     let mut peer = PeerUpdate::new(key(other).public_key());
     peer.endpoint = Some(outer(other));

@@ -16,9 +16,14 @@ use adit::key::PrivateKey;
 use adit::packet::{Buffers, PacketRef};
 use adit::tun::memory::{MemoryTun, MemoryTunHandle};
 use adit::tun::offload::SuperPacket;
-use adit::tun::{Readiness, ReceiveError, Tun, TunEvent, TunEvents, TunQueue, TunReceiver, TunSender, Wake};
-use adit::udp::memory::{MemoryNetwork, MemoryUdp};
-use adit::udp::{Received, Sent, Transmit, Udp, UdpReceiver, UdpSender, UdpSocket};
+use adit::tun::{ReceiveError, TunEvent, TunEvents, TunReceiver, TunSender, Wake};
+use adit::udp::memory::MemoryNetwork;
+use adit::udp::{Received, Sent, Transmit, UdpReceiver, UdpSender};
+
+#[path = "testbed/edges.rs"]
+mod edges;
+
+use edges::{Hooked, Hooks};
 
 /// Anything that a device does at once, on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,111 +67,45 @@ impl Fault {
     }
 }
 
-struct FaultyTun(MemoryTun, Arc<Fault>);
-struct FaultyTunReceiver(Box<dyn TunReceiver>, Arc<Fault>);
-struct FaultyTunSender(Box<dyn TunSender>, Arc<Fault>);
-struct FaultyEvents(Box<dyn TunEvents>, Arc<Fault>);
-struct FaultyUdp(MemoryUdp, Arc<Fault>);
-struct FaultySocket(Arc<dyn UdpSocket>, Arc<Fault>);
-struct FaultyUdpReceiver(Box<dyn UdpReceiver>, Arc<Fault>);
-struct FaultyUdpSender(Box<dyn UdpSender>, Arc<Fault>);
-
-impl Tun for FaultyTun {
-    fn name(&self) -> String {
-        self.0.name()
+impl Hooks for Fault {
+    fn tun_receive<'a>(
+        &self,
+        inner: &mut dyn TunReceiver,
+        buffer: &'a mut [u8],
+    ) -> Result<Option<SuperPacket<'a>>, ReceiveError> {
+        self.at(Place::TunReceive);
+        inner.receive(buffer)
     }
 
-    fn mtu(&self) -> usize {
-        self.0.mtu()
+    fn tun_send(&self, inner: &mut dyn TunSender, buffers: &Buffers, packets: &[PacketRef]) -> usize {
+        self.at(Place::TunSend);
+        inner.send(buffers, packets)
     }
 
-    fn queues(&mut self, count: usize) -> io::Result<Vec<TunQueue>> {
-        let faulty = |queue: TunQueue| TunQueue {
-            receiver: Box::new(FaultyTunReceiver(queue.receiver, Arc::clone(&self.1))),
-            sender: Box::new(FaultyTunSender(queue.sender, Arc::clone(&self.1))),
-        };
-        Ok(self.0.queues(count)?.into_iter().map(faulty).collect())
+    fn tun_event(&self, inner: &mut dyn TunEvents) -> io::Result<Option<TunEvent>> {
+        self.at(Place::TunEvents);
+        inner.next()
     }
 
-    fn events(&mut self) -> io::Result<Box<dyn TunEvents>> {
-        Ok(Box::new(FaultyEvents(self.0.events()?, Arc::clone(&self.1))))
-    }
-}
-
-impl TunReceiver for FaultyTunReceiver {
-    fn readiness(&mut self, wake: Wake) -> Readiness {
-        self.0.readiness(wake)
+    fn udp_bind(&self) -> io::Result<()> {
+        self.at(Place::UdpBind);
+        Ok(())
     }
 
-    fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<SuperPacket<'a>>, ReceiveError> {
-        self.1.at(Place::TunReceive);
-        self.0.receive(buffer)
-    }
-}
-
-impl TunSender for FaultyTunSender {
-    fn send(&mut self, buffers: &Buffers, packets: &[PacketRef]) -> usize {
-        self.1.at(Place::TunSend);
-        self.0.send(buffers, packets)
-    }
-}
-
-impl TunEvents for FaultyEvents {
-    fn readiness(&mut self, wake: Wake) -> Readiness {
-        self.0.readiness(wake)
+    fn udp_receive(
+        &self,
+        inner: &mut dyn UdpReceiver,
+        _wake: Option<&Wake>,
+        buffers: &mut Buffers,
+        received: &mut Vec<Received>,
+    ) -> io::Result<bool> {
+        self.at(Place::UdpReceive);
+        inner.receive(buffers, received)
     }
 
-    fn next(&mut self) -> io::Result<Option<TunEvent>> {
-        self.1.at(Place::TunEvents);
-        self.0.next()
-    }
-}
-
-impl Udp for FaultyUdp {
-    fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
-        self.1.at(Place::UdpBind);
-        Ok(Arc::new(FaultySocket(self.0.bind(port, fwmark, receivers)?, Arc::clone(&self.1))))
-    }
-}
-
-impl UdpSocket for FaultySocket {
-    fn port(&self) -> u16 {
-        self.0.port()
-    }
-
-    fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
-        self.0.set_fwmark(fwmark)
-    }
-
-    fn receivers(&self) -> io::Result<Vec<Box<dyn UdpReceiver>>> {
-        let faulty = |it| Box::new(FaultyUdpReceiver(it, Arc::clone(&self.1))) as Box<dyn UdpReceiver>;
-        Ok(self.0.receivers()?.into_iter().map(faulty).collect())
-    }
-
-    fn sender(&self) -> io::Result<Box<dyn UdpSender>> {
-        Ok(Box::new(FaultyUdpSender(self.0.sender()?, Arc::clone(&self.1))))
-    }
-}
-
-impl UdpReceiver for FaultyUdpReceiver {
-    fn readiness(&mut self, wake: Wake) -> Vec<Readiness> {
-        self.0.readiness(wake)
-    }
-
-    fn ready(&mut self, source: usize) {
-        self.0.ready(source);
-    }
-
-    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
-        self.1.at(Place::UdpReceive);
-        self.0.receive(buffers, received)
-    }
-}
-
-impl UdpSender for FaultyUdpSender {
-    fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
-        self.1.at(Place::UdpSend);
-        self.0.send(transmits, sent);
+    fn udp_send(&self, inner: &mut dyn UdpSender, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
+        self.at(Place::UdpSend);
+        inner.send(transmits, sent);
     }
 }
 
@@ -222,9 +161,9 @@ impl Scene {
         let network = MemoryNetwork::new();
         let fault = Arc::new(Fault::default());
         let (memory, tun) = MemoryTun::new("faulty", MTU);
-        let udp = FaultyUdp(network.host(&[outer(1).ip()]), Arc::clone(&fault));
+        let udp = Hooked(network.host(&[outer(1).ip()]), Arc::clone(&fault));
         let (tell, reasons) = mpsc::channel();
-        let device = Device::builder(FaultyTun(memory, Arc::clone(&fault)), udp)
+        let device = Device::builder(Hooked(memory, Arc::clone(&fault)), udp)
             .threads(threads)
             .on_close(move |reason| tell.send(reason.clone()).unwrap())
             .start()

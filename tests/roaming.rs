@@ -309,6 +309,7 @@ fn a_better_route_that_appears_is_taken_with_its_source_address() {
     ping(&right.ns, left.inner_v4, 3);
 }
 
+/// [KERNEL-DOWN]
 #[test]
 fn a_persistent_keepalive_is_sent_on_link_up() {
     privileged!("tcpdump");

@@ -12,10 +12,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use adit::key::{PresharedKey, PrivateKey};
 use adit::proto::constants::{
-    KEEPALIVE_TIMEOUT, NEW_HANDSHAKE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES,
-    REKEY_ON_RECEIVE_AFTER, REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER_MAX, STAGED_PACKETS_MAX, ZERO_KEY_MATERIAL_AFTER,
+    CROSSING_SETTLES_WITHIN, KEEPALIVE_TIMEOUT, NEW_HANDSHAKE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME,
+    REKEY_AFTER_MESSAGES, REKEY_ON_RECEIVE_AFTER, REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER_MAX, STAGED_PACKETS_MAX,
+    ZERO_KEY_MATERIAL_AFTER,
 };
 use adit::proto::rejected::Rejected;
+use world::rng::TestRng;
 use world::{KIND_COOKIE_REPLY, KIND_DATA, KIND_INITIATION, KIND_RESPONSE, Network, World};
 
 /// Half a millisecond of computing each.
@@ -217,7 +219,7 @@ fn persistent_keepalive() {
 /// However two initiations cross, one session is left within 2 s, and it is renewed by one side.
 #[test]
 fn s_14_simultaneous_open_settles() {
-    let mut dice = world::TestRng(seed());
+    let mut dice = TestRng(seed());
     for round in 0..100u64 {
         let mut world = World::new(2, rand_core::Rng::next_u64(&mut dice));
         world.network.spread = Duration::from_millis((round % 5) * 20);
@@ -251,7 +253,7 @@ fn s_14_simultaneous_open_loses_both_responses() {
 }
 
 fn open_under_loss(seed: u64, control_delays: bool) {
-    let mut dice = world::TestRng(seed);
+    let mut dice = TestRng(seed);
     for _ in 0..200 {
         let mut world = World::new(2, rand_core::Rng::next_u64(&mut dice));
         if control_delays {
@@ -548,6 +550,56 @@ fn f_18_a_peer_restarts() {
     world.act(1, |engine, _| engine.restart());
     let number = world.send(0, 0);
     assert!(world.run_until(secs(1), |world| world.delivered(1, number)).is_some());
+}
+
+/// F-18: a peer restarts so soon after a handshake that the other end began that its own initiation looks like one that
+/// crossed that. It says one thing on the new session and then nothing: a second later it is spoken to on that.
+#[test]
+fn f_18_a_peer_restarts_within_a_second_of_a_handshake() {
+    let seed = seed();
+    // Whoever has the greater key prefers its own session.
+    for (initiator, millis) in [(0, 100), (1, 100), (0, 500), (1, 500), (0, 900), (1, 900)] {
+        let mut world = World::new(2, seed);
+        let responder = 1 - initiator;
+        let first = world.send(initiator, 0);
+        assert!(world.run_until(secs(1), |world| world.delivered(responder, first)).is_some());
+        world.run(Duration::from_millis(millis));
+        world.act(responder, |engine, _| engine.restart());
+        let number = world.send(responder, 0);
+        assert!(world.run_until(secs(1), |world| world.delivered(initiator, number)).is_some());
+        world.run(CROSSING_SETTLES_WITHIN);
+        let number = world.send(initiator, 0);
+        world.run(DELAY);
+        assert!(world.delivered(responder, number), "{initiator} began, the other restarted {millis} ms later");
+        assert!(world.settled());
+        world.run(secs(3600));
+        assert!(world.engines.iter().all(|engine| engine.poll_timeout().is_none()), "nothing left to wait for");
+    }
+}
+
+/// Crossed initiations, and then whatever of the first eight datagrams after them is lost: one session with one initiator is left as
+/// soon as each side has said something.
+#[test]
+fn s_14_simultaneous_open_settles_whatever_is_lost_after_it() {
+    /// Two initiations, two responses.
+    const HANDSHAKE_MESSAGES: usize = 4;
+    let seed = seed();
+    for (lost, keepalives) in (0..1_u32 << 8).flat_map(|lost| [(lost, false), (lost, true)]) {
+        let mut world = World::new(2, seed);
+        for engine in 0..2 {
+            match keepalives {
+                true => world.act(engine, |engine, now| engine.send_keepalive(0, now)),
+                false => _ = world.send(engine, 0),
+            }
+        }
+        world.lost = (HANDSHAKE_MESSAGES, lost);
+        world.run(secs(3));
+        world.lost = (0, 0);
+        let (to_b, to_a) = world.chat(secs(20), secs(10));
+        world.run(secs(1));
+        let arrived = (world.delivered(1, to_b[1]), world.delivered(0, to_a[1]));
+        assert_eq!((arrived, world.settled()), ((true, true), true), "{lost:#b} lost, keepalives: {keepalives}");
+    }
 }
 
 /// Every datagram of a conversation once more, from elsewhere: nothing comes of it.

@@ -28,6 +28,10 @@ use adit::tun::memory::{MemoryTun, MemoryTunHandle};
 use adit::udp::linux::LinuxUdp;
 
 mod allocator;
+#[path = "simulation/rng.rs"]
+mod rng;
+
+use rng::TestRng;
 
 /// How many seconds of the devices pass in one of the machine: REKEY_AFTER_TIME is two seconds then, REKEY_TIMEOUT a
 /// twelfth of one.
@@ -60,18 +64,6 @@ const REPORT_EVERY: Duration = Duration::from_secs(30);
 
 fn setting((name, default): (&str, u64)) -> u64 {
     env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
-}
-
-/// SplitMix64.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (word ^ (word >> 31)) % sides
-    }
 }
 
 // --- The hub and its peers -----------------------------------------------------------------------
@@ -183,7 +175,7 @@ struct World {
     hub_key: PrivateKey,
     hub_events: Events,
     spokes: Vec<Spoke>,
-    dice: Dice,
+    dice: TestRng,
     keys_made: usize,
     /// And after what.
     longest_stall: (Duration, &'static str),
@@ -216,7 +208,7 @@ impl World {
             hub_key,
             hub_events,
             spokes: Vec::new(),
-            dice: Dice(seed),
+            dice: TestRng(seed),
             keys_made: 1,
             longest_stall: (Duration::ZERO, ""),
             sessions: 0,
@@ -261,7 +253,7 @@ impl World {
 
     /// For half a minute of its time to a quarter of an hour: keepalives end, keys expire, keys are wiped.
     fn fall_silent(&mut self, number: usize) {
-        let millis = 500 + self.dice.roll(14_500);
+        let millis = 500 + self.dice.below(14_500);
         self.spokes[number].silent_until = Some(Instant::now() + Duration::from_millis(millis));
     }
 
@@ -293,7 +285,7 @@ impl World {
     }
 
     fn change_preshared_key(&mut self, number: usize) {
-        self.spokes[number].psk = preshared_key(self.dice.roll(1 << 32));
+        self.spokes[number].psk = preshared_key(self.dice.below(1 << 32));
         self.introduce(number);
     }
 
@@ -358,10 +350,10 @@ impl World {
     }
 
     fn make_trouble(&mut self) {
-        let number = self.dice.roll(self.spokes.len() as u64) as usize;
+        let number = self.dice.below(self.spokes.len() as u64) as usize;
         // The hub's is everybody's: seldom.
-        let kinds = if self.dice.roll(10) == 0 { TROUBLES.len() } else { TROUBLES.len() - 1 };
-        let kind = self.dice.roll(kinds as u64) as usize;
+        let kinds = if self.dice.below(10) == 0 { TROUBLES.len() } else { TROUBLES.len() - 1 };
+        let kind = self.dice.below(kinds as u64) as usize;
         let (name, befall) = TROUBLES[kind];
         befall(self, number);
         (self.spokes[number].progress, self.spokes[number].trouble) = (Instant::now(), name);
@@ -385,12 +377,12 @@ impl Strangers {
         let (end, at) = (Arc::clone(&is_over), Arc::clone(&port));
         let thread = thread::spawn(move || {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            let (mut dice, mut jar, mut sent) = (Dice(7), CookieJar::new(), 0);
+            let (mut dice, mut jar, mut sent) = (TestRng(7), CookieJar::new(), 0);
             while !end.load(Ordering::Relaxed) {
                 for _ in 0..FLOOD {
-                    let len = [INITIATION_LEN, INITIATION_LEN, 92, 64, 160, dice.roll(1500) as usize];
-                    let kind = dice.roll(6) as usize;
-                    let mut message: Vec<u8> = (0..len[kind]).map(|_| dice.roll(256) as u8).collect();
+                    let len = [INITIATION_LEN, INITIATION_LEN, 92, 64, 160, dice.below(1500) as usize];
+                    let kind = dice.below(6) as usize;
+                    let mut message: Vec<u8> = (0..len[kind]).map(|_| dice.below(256) as u8).collect();
                     if kind < 5 {
                         message[..4].copy_from_slice(&[[1, 1, 2, 3, 4][kind], 0, 0, 0]);
                     }

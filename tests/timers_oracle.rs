@@ -8,41 +8,21 @@
 //!
 //! `ADIT_TEST_SEED` repeats a run; `ADIT_TEST_SEQUENCES` sets how many sequences are tried.
 
-use std::convert::Infallible;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use adit::proto::time::{Instant, Now, UnixTime};
 use adit::proto::timers::{Expired, Timer, Timers};
-use rand_core::{Rng, TryRng};
+use rand_core::Rng;
+
+#[path = "simulation/rng.rs"]
+mod rng;
+
+use rng::TestRng;
 
 const SEQUENCES_DEFAULT: u64 = 50_000;
 const EVENTS_PER_SEQUENCE: u64 = 120;
 
 const SECOND: u64 = 1_000_000_000;
-
-/// SplitMix64. Cloned, it deals the same jitter to both.
-#[derive(Clone)]
-struct TestRng(u64);
-
-impl TryRng for TestRng {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|word| (word >> 32) as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Ok(word ^ (word >> 31))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        bytes.fill_with(|| self.next_u32() as u8);
-        Ok(())
-    }
-}
 
 /// A kernel timer: pending or not, and when it expires. In nanoseconds.
 #[derive(Default, Clone, Copy)]
@@ -69,6 +49,8 @@ struct KernelPeer {
     new_handshake: KernelTimer,
     zero_key_material: KernelTimer,
     persistent_keepalive: KernelTimer,
+    /// The kernel has none: it is never pending.
+    settle_crossing: KernelTimer,
     handshake_attempts: u32,
     persistent_keepalive_interval: u64,
     need_another_keepalive: bool,
@@ -133,6 +115,7 @@ impl KernelPeer {
             Timer::NewHandshake => &mut self.new_handshake,
             Timer::ZeroKeyMaterial => &mut self.zero_key_material,
             Timer::PersistentKeepalive => &mut self.persistent_keepalive,
+            Timer::SettleCrossing => &mut self.settle_crossing,
         }
     }
 
@@ -172,7 +155,7 @@ impl KernelPeer {
                 Timer::PersistentKeepalive if self.persistent_keepalive_interval != 0 => {
                     return Some(Expired::PersistentKeepalive);
                 }
-                Timer::PersistentKeepalive => {}
+                Timer::PersistentKeepalive | Timer::SettleCrossing => {}
             }
         }
     }

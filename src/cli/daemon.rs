@@ -30,6 +30,7 @@ use super::arguments::DaemonArguments;
 use super::background::{self, Answer};
 use super::environment::{self, Environment, EnvironmentError, Numbers};
 use super::logging::{self, LogForm, LogLevel};
+use super::memory::{Need, Shortage};
 use super::metrics;
 use super::notify::Notifier;
 use super::sandbox::{self, Files, Role};
@@ -66,6 +67,7 @@ const ENDING_SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIG
 #[derive(Debug)]
 enum Failure {
     Environment(EnvironmentError),
+    Memory(Shortage),
     /// `source` is the option or variable that named it.
     Processor {
         source: &'static str,
@@ -98,6 +100,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Environment(error) => write!(f, "{error}"),
+            Self::Memory(shortage) => write!(f, "{shortage}"),
             Self::Processor { source, processor, allowed } => write!(
                 f,
                 "{source} names processor {processor}, which does not exist or may not be used: name some of {}",
@@ -266,7 +269,9 @@ pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
     let choices = format_is_known.and_then(|()| {
         sandboxed?;
         let metrics = choose_metrics(arguments.metrics, &environment)?;
-        Ok(Choices { workers: choose_workers(arguments.workers, &environment)?, metrics })
+        let workers = choose_workers(arguments.workers, &environment)?;
+        Need::of_daemon(workers.count()).check().map_err(Failure::Memory)?;
+        Ok(Choices { workers, metrics })
     });
     let handed = Handed::adopt(environment.numbers);
     let asked_level = arguments.log_level.or(environment.log_level);
@@ -290,8 +295,14 @@ pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
             in_background(&settings, choices.workers.queues(), tun, uapi, words)
                 .map_err(|failure| (failure, Answer::new(None)))
         }
+        // The log would need some for its thread.
+        (Ok(Handed { ready: None, .. }), Err(Failure::Memory(shortage))) => {
+            return super::complain(&format!("adit: {shortage}\n"));
+        }
         (Ok(handed), Err(failure)) => {
-            start_log(&settings);
+            if !matches!(failure, Failure::Memory(_)) {
+                start_log(&settings);
+            }
             Err((failure, Answer::new(handed.ready)))
         }
         (Err(failure), _) => {

@@ -8,6 +8,7 @@
 //! | `background` | going on as another process |
 //! | `notify` | telling the service manager |
 //! | `logging` | lines on standard error |
+//! | `memory` | whether the limits on memory leave room for a start |
 //! | `metrics` | whether and where metrics are served |
 //! | `workers` | the settings of the device's workers |
 //! | `sandbox` | what the process can still do once it serves |
@@ -21,6 +22,7 @@ mod daemon;
 mod environment;
 mod keys;
 mod logging;
+mod memory;
 mod metrics;
 mod notify;
 #[cfg(feature = "proxy")]

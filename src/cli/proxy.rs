@@ -19,9 +19,10 @@ use super::arguments::ProxyArguments;
 use super::daemon::{close_memory, exit_at_the_latest};
 use super::environment;
 use super::logging::{self, LogForm, LogLevel};
+use super::memory::Need;
 use super::sandbox::{self, Files, Role};
 use super::watch::FileWatch;
-use crate::device::CloseReason;
+use crate::device::{CloseReason, default_threads};
 use crate::proxy::config::{self, Config, Environment, LogFormat, Remark};
 use crate::proxy::run::{End, Prepared, Sidecar};
 use crate::sys::process;
@@ -54,6 +55,9 @@ pub(super) fn main(arguments: ProxyArguments) -> ExitCode {
             say_ok(&path)
         }
         Ok(config) => {
+            if let Err(shortage) = Need::of_sidecar(default_threads(), service_threads()).check() {
+                return super::complain(&format!("adit: {shortage}\n"));
+            }
             let settings = environment::Environment::read(|name| std::env::var_os(name));
             let sandboxed = settings.sandbox.as_ref().is_ok_and(|it| it.unwrap_or(true));
             start_log(&path, &config, arguments.silent, sandboxed);
@@ -74,6 +78,11 @@ pub(super) fn main(arguments: ProxyArguments) -> ExitCode {
     }
 }
 
+/// How many threads carry the bytes of services.
+fn service_threads() -> usize {
+    thread::available_parallelism().map_or(1, |count| count.get().min(WORKERS_MAX))
+}
+
 /// Runs the sidecar to its end. Fails with what to tell.
 fn run(
     path: &Path,
@@ -92,7 +101,7 @@ fn run(
         tracing::warn!("There may be no more open files than before, which bounds the connections: {error}");
     }
     let files = files(&config, prepared.socket.as_ref());
-    let workers = thread::available_parallelism().map_or(1, |count| count.get().min(WORKERS_MAX));
+    let workers = service_threads();
     if sandboxed {
         sandbox::enter(Role::Sidecar, files);
     }

@@ -23,12 +23,13 @@
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 mod calls;
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, PathFdError, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use crate::sys::seccomp;
@@ -95,7 +96,7 @@ pub(super) fn close_files() {
     let _ = restrict_files(Role::Daemon, &Files::default());
 }
 
-fn restrict_files(role: Role, files: &Files) -> Result<RulesetStatus, RulesetError> {
+fn restrict_files(role: Role, files: &Files) -> Result<RulesetStatus, Box<dyn Error>> {
     let mut rules = Ruleset::default().handle_access(AccessFs::from_all(LANDLOCK))?.scope(Scope::Signal)?;
     if role == Role::Daemon {
         rules = rules.handle_access(AccessNet::from_all(LANDLOCK))?;
@@ -115,12 +116,19 @@ fn allow(
     rules: landlock::RulesetCreated,
     folder: &Path,
     access: BitFlags<AccessFs>,
-) -> Result<landlock::RulesetCreated, RulesetError> {
+) -> Result<landlock::RulesetCreated, Box<dyn Error>> {
     match PathFd::new(folder) {
-        Ok(folder) => rules.add_rule(PathBeneath::new(folder, access)),
+        Ok(folder) => Ok(rules.add_rule(PathBeneath::new(folder, access))?),
+        // It may be there, and would be closed to us: a socket could not be removed at the end.
+        Err(PathFdError::OpenCall { source, .. }) if is_shortage(&source) => Err(source.into()),
         // What is not there needs no rule.
         Err(_) => Ok(rules),
     }
+}
+
+/// Whether the process or the system has no descriptor left, or no memory for one.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 fn restrict_calls(role: Role) -> io::Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! What can fail comes first (sockets), so that a refused update has changed nothing. Routes are
 //! changed in a copy and published as one, so that no packet meets a table in between; a peer whose
-//! configuration stays the same keeps its session, its staged packets and its endpoint.
+//! configuration stays the same keeps its session, its staged packets and its endpoint. Peers that go end
+//! after that, so that a packet which was on its way to one finds a table without it.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -39,6 +40,8 @@ struct Change<'a> {
     shared: &'a Shared,
     config: &'a mut Config,
     routes: Option<Routes>,
+    /// To end once the routes are published.
+    removed: Vec<Arc<Peer>>,
 }
 
 impl Shared {
@@ -51,7 +54,7 @@ impl Shared {
         let Update { private_key, listen_port, fwmark, replace_peers, peers } = update;
         self.apply_sockets(&mut config, listen_port, fwmark)?;
         // Keys are borrowed from here on: what is moved leaves a copy behind that nobody wipes.
-        let mut change = Change { shared: self, config: &mut config, routes: None };
+        let mut change = Change { shared: self, config: &mut config, routes: None, removed: Vec::new() };
         if let Some(private_key) = private_key {
             change.set_private_key(private_key);
         }
@@ -59,6 +62,7 @@ impl Shared {
         if let Some(routes) = change.routes {
             self.routes.store(Arc::new(routes));
         }
+        change.removed.iter().for_each(|peer| self.end(peer));
         if config.up {
             for peer in touched.iter().filter(|peer| peer.has_staged()) {
                 self.want_flush(peer);
@@ -168,6 +172,15 @@ impl Shared {
             TunnelEvent::SendInitiation { .. } => self.wish(peer, Wish::HANDSHAKE),
             TunnelEvent::SendKeepalive => self.wish(peer, Wish::KEEPALIVE),
         }
+    }
+
+    /// Ends a peer that no route leads to any more.
+    fn end(&self, peer: &Arc<Peer>) {
+        self.configure_tunnel(peer, |tunnel| {
+            peer.mark_removed();
+            tunnel.clear();
+        });
+        self.wish(peer, Wish::REMOVED);
     }
 
     /// Takes one step with a peer's tunnel, outside of the control thread.
@@ -296,12 +309,7 @@ impl Change<'_> {
         routes.ips.remove_owner(peer.slot);
         routes.peers[peer.slot as usize] = None;
         self.config.free_slots.push(peer.slot);
-        self.shared.configure_tunnel(&peer, |tunnel| {
-            peer.mark_removed();
-            tunnel.clear();
-        });
-        peer.take_staged();
-        self.shared.wish(&peer, Wish::REMOVED);
+        self.removed.push(peer);
     }
 }
 

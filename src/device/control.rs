@@ -2,7 +2,7 @@
 //!
 //! - handshake messages that the workers found to have a right mac1: consume, answer, cookies
 //! - what the data path wishes of a peer: a handshake, a keypair confirmed, a timer looked at
-//! - the five timers of every peer, through one ordered table of appointments
+//! - the timers of every peer, through one ordered table of appointments
 //! - the link: up, down, MTU, routes, gone
 //!
 //! It sleeps until one of these is due: nothing ticks. A peer's tunnel is locked for one step at a
@@ -150,6 +150,7 @@ impl Control {
             Ok(false) => {}
             Ok(true) => {
                 debug!("Interface state was Down, requested Up, now Up");
+                // [KERNEL-DOWN] Only who has a persistent keepalive speaks by himself.
                 for peer in self.all_peers() {
                     self.with_tunnel(&peer, now_both(), |_, tunnel, _| tunnel.allow_initiation_now());
                     if peer.timers.persistent_keepalive() != 0 {
@@ -166,6 +167,7 @@ impl Control {
         }
     }
 
+    // [KERNEL-DOWN] Sessions and handshakes end with the link, whether or not it comes back.
     fn link_down(&mut self) -> io::Result<()> {
         self.bind_retry_at = None;
         if !self.shared.link_down()? {

@@ -194,10 +194,13 @@ impl Peer {
     }
 
     /// Lets a packet wait for a session; an empty one is a keepalive. Returns how many packets were
-    /// dropped for it: the oldest beyond 128, or this one if all peers together hold too much.
-    /// [KERNEL-STAGED]
-    pub(crate) fn stage(&self, packet: &[u8]) -> u64 {
+    /// dropped for it: the oldest beyond 128, or this one if all peers together hold too much. `None` when
+    /// the peer was removed: nothing waits in it any more. [KERNEL-STAGED]
+    pub(crate) fn stage(&self, packet: &[u8]) -> Option<u64> {
         let mut staged = lock(&self.staged);
+        if self.is_removed() {
+            return None;
+        }
         let mut dropped = 0;
         if staged.len() >= STAGED_PACKETS_MAX
             && let Some(oldest) = staged.pop_front()
@@ -213,13 +216,13 @@ impl Peer {
             staged.push_back(packet.into());
         }
         self.staged_count.store(staged.len() as u32, Ordering::Release);
-        dropped
+        Some(dropped)
     }
 
     /// Stages a keepalive if nothing is staged: what waits will do as well.
     pub(crate) fn stage_keepalive(&self) {
         let mut staged = lock(&self.staged);
-        if staged.is_empty() {
+        if staged.is_empty() && !self.is_removed() {
             staged.push_back(Box::default());
             self.staged_count.store(1, Ordering::Release);
         }
@@ -295,7 +298,8 @@ impl Peer {
     }
 
     /// It is no peer any more. To be called and read with the tunnel locked, so that no handshake
-    /// in progress reserves an index for a peer that has gone.
+    /// in progress reserves an index for a peer that has gone. What is staged is taken after it: whoever
+    /// stages reads it with the staged packets locked.
     pub(crate) fn mark_removed(&self) {
         self.removed.store(true, Ordering::Release);
     }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | read | one packet, or several that the system left in one | nothing there |
 //! | route | which peer; which train it joins | no peer, no endpoint (ICMP error to the sender) |
-//! | stage | whether it must wait for a session | the oldest of 128 waiting is dropped |
+//! | stage | whether it must wait for a session | the oldest of 128 waiting is dropped; a removed peer's are routed anew |
 //! | number | which keypair, which counters | no usable keypair: the train is staged |
 //! | seal | headers and AEAD, in place | never |
 //! | transmit | one datagram train for each | the system refuses |
@@ -241,10 +241,27 @@ impl Reading<'_> {
     // --- stage -------------------------------------------------------------------------------
 
     fn stage(&self, peer: &Arc<Peer>, packet: &[u8]) {
-        let dropped = peer.stage(packet);
+        let dropped = peer.stage(packet).unwrap_or_else(|| self.stage_elsewhere(packet));
         if dropped != 0 {
             self.crew.shared.drops.count(Rejected::StagedDropped, dropped);
         }
+    }
+
+    /// The packet's peer was removed since the routes were read: stages it where it belongs by those that hold now.
+    fn stage_elsewhere(&self, packet: &[u8]) -> u64 {
+        let shared = &self.crew.shared;
+        let routes = shared.routes.load();
+        let Some(peer) = Header::parse(packet).and_then(|header| routes.lookup(header.destination)) else {
+            shared.drops.count(Rejected::NoRoute, 1);
+            return 0;
+        };
+        if peer.endpoint().is_none() {
+            shared.drops.count(Rejected::NoEndpoint, 1);
+            return 0;
+        }
+        let Some(dropped) = peer.stage(packet) else { return 1 };
+        shared.want_flush(peer);
+        dropped
     }
 
     /// What waited goes before what comes now.

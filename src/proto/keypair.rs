@@ -14,6 +14,8 @@
 //!     with a next:     new → current, next → previous      old previous, old current dropped
 //!   initiations crossed (Differs from the kernel, see Tunnel):
 //!                      new → current → previous, next stays
+//!     data on next alone for a second, and later on the other one after all:
+//!                      next → current → previous; previous ↔ current
 //! ```
 //!
 //! Invariants:
@@ -34,7 +36,7 @@ use super::constants::{
 use super::crypto::{DefaultAead, HASH_LEN, Opening, PacketAead, Secret};
 use super::handshake::DerivedKeys;
 use super::rejected::Rejected;
-use super::time::Instant;
+use super::time::{Instant, Now};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// Apart from its neighbours by a cache line.
@@ -50,7 +52,7 @@ pub struct Keypair {
     remote_index: u32,
     birth: Instant,
     is_initiator: bool,
-    /// We responded, and the initiator has not shown yet that it has it too.
+    /// The peer has not shown yet that it has it too: we responded, or ours crossed one of the peer's.
     unconfirmed: AtomicBool,
     /// It may still receive.
     sending_expired: AtomicBool,
@@ -218,9 +220,48 @@ pub struct Keypairs {
     previous: Option<Arc<Keypair>>,
     current: Option<Arc<Keypair>>,
     next: Option<Arc<Keypair>>,
-    /// `next` lost against our own initiation that it crossed: until then, data on it does not say
-    /// that the peer has no other.
-    next_lost_until: Option<Instant>,
+    crossed: Crossed,
+}
+
+/// Two sessions, one that we initiated ("ours") and one that the peer did ("theirs"): which one is sent on.
+///
+/// ```text
+///   TheirsPreferred ── data on theirs ─▶ No
+///   OursPreferred ──── data on ours ───▶ OursConfirmed ── late data on theirs ─▶ No
+///         └─ a second over, data on theirs ─▶ OursGivenUp ── data on ours ─────▶ No
+/// ```
+#[derive(Debug, Default)]
+enum Crossed {
+    /// None crossed, or it is settled.
+    #[default]
+    No,
+    /// Theirs is `next`, ours `current` until there is data on theirs.
+    TheirsPreferred,
+    /// Ours is `current`, theirs `next`. Until this moment data on theirs does not say that the peer has no other; but it
+    /// is remembered, with the time at which it first came.
+    OursPreferred { settles_at: Instant, theirs_heard: Option<Now> },
+    /// As before, and the peer has ours.
+    OursConfirmed { settles_at: Instant },
+    /// Theirs is `current`, ours `previous`: the peer was heard on theirs alone.
+    OursGivenUp,
+}
+
+/// What data on a keypair means for the others.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Nothing.
+    Nothing,
+    /// To be decided at this moment, unless there is data on another one before.
+    DecideAt(Instant),
+    /// Nothing has to be decided any more.
+    Decided,
+    /// `next` is to be sent on.
+    ConfirmNext {
+        /// The peer prefers ours and cannot know that it arrived: it has to hear so.
+        tell: bool,
+    },
+    /// `previous` was sent on before, and is to be again.
+    ReturnToPrevious,
 }
 
 impl Keypairs {
@@ -247,13 +288,18 @@ impl Keypairs {
     pub(super) fn add_responder(&mut self, new: Arc<Keypair>, ours_wins: bool) -> Dropped {
         let is_fresh = |current: &Arc<Keypair>| new.birth.since(current.birth) < CROSSING_SETTLES_WITHIN;
         let crossed = self.current.as_ref().is_some_and(|current| current.is_initiator && is_fresh(current));
-        self.next_lost_until = (crossed && ours_wins).then(|| new.birth + CROSSING_SETTLES_WITHIN);
-        retired([self.previous.take(), self.next.replace(new), None])
+        self.end_crossing();
+        let birth = new.birth;
+        let dropped = retired([self.previous.take(), self.next.replace(new), None]);
+        if crossed {
+            self.begin_crossing(ours_wins, birth);
+        }
+        dropped
     }
 
     /// Adds a keypair for which the peer responded: it is sent on at once. [WP 5.4.5]
     pub(super) fn add_initiator(&mut self, new: Arc<Keypair>) -> Dropped {
-        self.next_lost_until = None;
+        self.end_crossing();
         let current = self.current.replace(new);
         match self.next.take() {
             Some(next) => {
@@ -268,20 +314,71 @@ impl Keypairs {
     /// Adds a keypair for which the peer responded, while we responded to an initiation of its own
     /// that crossed ours. `next` stays receivable, and becomes current by data on it unless ours wins.
     pub(super) fn add_crossed_initiator(&mut self, new: Arc<Keypair>, ours_wins: bool) -> Dropped {
-        self.next_lost_until = ours_wins.then(|| new.birth + CROSSING_SETTLES_WITHIN);
+        self.end_crossing();
+        let birth = new.birth;
         let current = self.current.replace(new);
-        retired([core::mem::replace(&mut self.previous, current), None, None])
+        let dropped = retired([core::mem::replace(&mut self.previous, current), None, None]);
+        self.begin_crossing(ours_wins, birth);
+        dropped
     }
 
-    /// Whether data on this index makes `next` current.
-    pub(super) fn awaits(&self, local_index: u32, now: Instant) -> bool {
-        self.next_lost_until.is_none_or(|until| until <= now)
-            && self.next.as_ref().is_some_and(|next| next.local_index == local_index)
+    /// Valid data came on the keypair of this index.
+    pub(super) fn heard_on(&mut self, local_index: u32, now: Now) -> Heard {
+        let is = |slot: &Option<Arc<Keypair>>| slot.as_ref().is_some_and(|keypair| keypair.local_index == local_index);
+        let (on_previous, on_current, on_next) = (is(&self.previous), is(&self.current), is(&self.next));
+        match &mut self.crossed {
+            Crossed::OursPreferred { settles_at, .. } if on_current => {
+                let settles_at = *settles_at;
+                self.end_crossing();
+                self.crossed = Crossed::OursConfirmed { settles_at };
+                Heard::Decided
+            }
+            Crossed::OursPreferred { settles_at, theirs_heard } if on_next && now.instant < *settles_at => {
+                theirs_heard.get_or_insert(now);
+                Heard::DecideAt(*settles_at)
+            }
+            Crossed::OursConfirmed { settles_at } if now.instant < *settles_at => Heard::Nothing,
+            Crossed::OursGivenUp if on_previous => Heard::ReturnToPrevious,
+            crossed if on_next => Heard::ConfirmNext { tell: matches!(crossed, Crossed::TheirsPreferred) },
+            _ => Heard::Nothing,
+        }
+    }
+
+    /// When data first came on `next`, if that is all that came of two crossed initiations, and it is time to decide.
+    pub(super) fn only_heard_on_next(&self, now: Instant) -> Option<Now> {
+        match self.crossed {
+            Crossed::OursPreferred { settles_at, theirs_heard } if settles_at <= now => theirs_heard,
+            _ => None,
+        }
+    }
+
+    fn begin_crossing(&mut self, ours_wins: bool, now: Instant) {
+        if !ours_wins {
+            self.crossed = Crossed::TheirsPreferred;
+            return;
+        }
+        self.crossed = Crossed::OursPreferred { settles_at: now + CROSSING_SETTLES_WITHIN, theirs_heard: None };
+        self.current.iter().for_each(|ours| ours.unconfirmed.store(true, Relaxed));
+    }
+
+    /// Data on ours changes nothing any more: the data path need not ask.
+    fn end_crossing(&mut self) {
+        self.crossed = Crossed::No;
+        self.previous.iter().chain(&self.current).for_each(|keypair| keypair.unconfirmed.store(false, Relaxed));
+    }
+
+    /// What was sent on before it was given up is sent on again.
+    pub(super) fn return_to_previous(&mut self) {
+        self.end_crossing();
+        core::mem::swap(&mut self.previous, &mut self.current);
     }
 
     /// The first valid data on `next` came: it is sent on from now on. [WP 5.4.5]
     pub(super) fn confirm_next(&mut self) -> Dropped {
-        self.next_lost_until = None;
+        match core::mem::take(&mut self.crossed) {
+            Crossed::OursPreferred { .. } => self.crossed = Crossed::OursGivenUp,
+            _ => self.end_crossing(),
+        }
         match self.next.take() {
             Some(next) => {
                 next.unconfirmed.store(false, Relaxed);
@@ -299,7 +396,7 @@ impl Keypairs {
 
     /// Drops all.
     pub(super) fn clear(&mut self) -> Dropped {
-        self.next_lost_until = None;
+        self.end_crossing();
         retired([self.previous.take(), self.current.take(), self.next.take()])
     }
 }

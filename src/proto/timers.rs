@@ -1,4 +1,4 @@
-//! The five timers of a peer and the eight events that drive them, as the kernel has them.
+//! The five timers of a peer and the eight events that drive them, as the kernel has them; and one of our own.
 //!
 //! Timers are a table of deadlines, not objects that tick: an event writes a deadline or removes it,
 //! and whoever sleeps for the peer asks [`Timers::next_deadline`]. A peer with no deadline costs no
@@ -19,6 +19,9 @@
 //! Events that arm return the new deadline, so that the caller can tell the thread that sleeps for
 //! the peer when, and only when, it would wake too late. A deadline that moved back or vanished is
 //! not told: the sleeper wakes once, finds nothing expired and looks at the table again.
+//!
+//! Differs from the kernel: `SettleCrossing` decides between two sessions whose initiations crossed, of which the kernel keeps
+//! none ([`Tunnel`](super::tunnel)). It is pending for a second at most, and only where the peer leaves it open.
 //!
 //! Differs from the kernel: a response that we send holds back our initiations for REKEY_TIMEOUT, and so
 //! it puts off a pending retry for as long, and the jitter. The kernel's retry may fall due before that;
@@ -57,16 +60,19 @@ pub enum Timer {
     ZeroKeyMaterial,
     /// The configured interval passed since the last packet in either direction.
     PersistentKeepalive,
+    /// Initiations crossed, and data came on the session that lost alone.
+    SettleCrossing,
 }
 
 impl Timer {
     /// All timers, in the order in which those with equal deadlines are taken.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::RetransmitHandshake,
         Self::SendKeepalive,
         Self::NewHandshake,
         Self::ZeroKeyMaterial,
         Self::PersistentKeepalive,
+        Self::SettleCrossing,
     ];
 }
 
@@ -85,6 +91,8 @@ pub enum Expired {
     ZeroKeyMaterial,
     /// The interval passed: send a keepalive.
     PersistentKeepalive,
+    /// Time to decide which of two sessions is sent on.
+    SettleCrossing,
 }
 
 /// The deadline of a timer that is not pending, and the stamp of what never happened.
@@ -294,6 +302,7 @@ impl Timers {
             Timer::NewHandshake => Some(Expired::NewHandshake),
             Timer::ZeroKeyMaterial => Some(Expired::ZeroKeyMaterial),
             Timer::PersistentKeepalive => (self.persistent_keepalive() != 0).then_some(Expired::PersistentKeepalive),
+            Timer::SettleCrossing => Some(Expired::SettleCrossing),
         }
     }
 
@@ -353,6 +362,16 @@ impl Timers {
         if self.deadline(Timer::RetransmitHandshake).is_some() {
             self.handshake_initiated(now, rng);
         }
+    }
+
+    /// Two sessions whose initiations crossed: which one is sent on has to be decided then.
+    pub(super) fn settle_crossing_at(&self, at: Instant) {
+        self.arm(Timer::SettleCrossing, at);
+    }
+
+    /// It is decided.
+    pub(super) fn crossing_settled(&self) {
+        self.remove(Timer::SettleCrossing);
     }
 
     /// The next initiation need not wait for REKEY_TIMEOUT.

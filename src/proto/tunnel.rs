@@ -36,10 +36,14 @@
 //! wait for its response for REKEY_TIMEOUT. If both responses arrive, the session that the greater
 //! public key initiated is the one that both send on; the other one is received on until it is
 //! replaced. If one arrives, its session is the one. Either way both sides agree after one round
-//! trip, and exactly one of them is the initiator who renews the session. Nothing of it shows on the
-//! wire, and a peer that does not do so is settled with at once, too. The peer may have no session but
-//! the one that lost, after all (it was restarted, its messages were lost): if it still sends on that
-//! after CROSSING_SETTLES_WITHIN, so do we.
+//! trip, and exactly one of them is the initiator who renews the session. All that shows on the wire is
+//! one keepalive, by which the side that gives way says that it has the other session; a peer that does
+//! not do so is settled with at once, too.
+//!
+//! The peer may have no session but the one that lost, after all (it was restarted, its messages were
+//! lost). What it sends on that may be from before it heard of the other one: it is remembered, and if
+//! nothing has come on the other one after CROSSING_SETTLES_WITHIN, we send on the one that lost, too.
+//! Data on the other one that comes later still brings us back.
 //!
 //! # Invariants
 //! - [`Authenticated`] comes from here and from the replay window alone, after the proof;
@@ -61,7 +65,7 @@ use subtle::ConstantTimeEq;
 use super::constants::REKEY_TIMEOUT;
 use super::cookie::CookieJar;
 use super::handshake::{CreatedInitiation, DerivedKeys, Handshake, Identity, OpenedInitiation};
-use super::keypair::{Dropped, Keypair, Keypairs};
+use super::keypair::{Dropped, Heard, Keypair, Keypairs};
 use super::messages::{CookieReply, INITIATION_LEN, RESPONSE_LEN, Response};
 use super::rejected::Rejected;
 use super::tai64n::Tai64n;
@@ -106,7 +110,7 @@ pub enum TunnelEvent {
     ClearSource,
 }
 
-/// The most events that one call leaves: handling every timer at once leaves thirteen.
+/// The most events that one call leaves: handling every timer at once leaves fifteen.
 const EVENTS_MAX: usize = 16;
 
 /// Our initiation, while one of the peer's crosses it.
@@ -320,12 +324,32 @@ impl Tunnel {
     }
 
     /// Valid data came on the keypair of `local_index`. The first on the one that we responded with
-    /// makes it current. Returns whether it did. To be called as long as
+    /// makes it current. Returns whether another one is current now. To be called as long as
     /// [`Keypair::is_unconfirmed`] says so. [WP 5.4.5]
     pub fn confirm(&mut self, local_index: u32, now: Now) -> bool {
-        if !self.keypairs.awaits(local_index, now.instant) {
-            return false;
+        match self.keypairs.heard_on(local_index, now) {
+            Heard::Nothing => return false,
+            Heard::DecideAt(at) => {
+                self.timers.settle_crossing_at(at);
+                return false;
+            }
+            Heard::Decided => {
+                self.timers.crossing_settled();
+                return false;
+            }
+            Heard::ConfirmNext { tell } => {
+                self.confirm_next(now);
+                self.push(if tell { TunnelEvent::SendKeepalive } else { TunnelEvent::SendStaged });
+            }
+            Heard::ReturnToPrevious => {
+                self.keypairs.return_to_previous();
+                self.push(TunnelEvent::CurrentChanged);
+            }
         }
+        true
+    }
+
+    fn confirm_next(&mut self, now: Now) {
         if matches!(self.crossing, Crossing::Answered) {
             // The peer sends on the session that it initiated: ours is not wanted any more.
             self.forget_handshake();
@@ -333,9 +357,8 @@ impl Tunnel {
         let dropped = self.keypairs.confirm_next();
         self.release_dropped(dropped);
         self.timers.handshake_complete(now);
+        self.timers.crossing_settled();
         self.push(TunnelEvent::CurrentChanged);
-        self.push(TunnelEvent::SendStaged);
-        true
     }
 }
 
@@ -364,6 +387,12 @@ impl Tunnel {
                     self.push(TunnelEvent::SendInitiation { retry: false });
                 }
                 Expired::ZeroKeyMaterial => self.zero_key_material(),
+                Expired::SettleCrossing => {
+                    if let Some(heard) = self.keypairs.only_heard_on_next(now) {
+                        self.confirm_next(heard);
+                        self.push(TunnelEvent::SendStaged);
+                    }
+                }
             }
         }
     }

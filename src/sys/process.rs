@@ -32,6 +32,25 @@ pub(crate) fn set_name(name: &CStr) -> io::Result<()> {
     }
 }
 
+/// How much address space this process may have (`RLIMIT_AS`), in bytes; `None` where nothing limits it.
+pub(crate) fn address_space_limit() -> io::Result<Option<u64>> {
+    limit(libc::RLIMIT_AS)
+}
+
+/// How much memory of its own this process may have (`RLIMIT_DATA`), likewise.
+pub(crate) fn data_limit() -> io::Result<Option<u64>> {
+    limit(libc::RLIMIT_DATA)
+}
+
+fn limit(resource: libc::__rlimit_resource_t) -> io::Result<Option<u64>> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live structure of the type that is written.
+    match unsafe { libc::getrlimit(resource, &mut limit) } {
+        0 => Ok((limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Lets this process have as many descriptors open as it may (`RLIMIT_NOFILE`): the usual 1024 are no bound that anybody
 /// chose, but the reach of select(2), which nothing here calls. Gives how many that is.
 #[cfg(feature = "proxy")]

@@ -264,6 +264,8 @@ mod tests {
             check(&A[1..], -22);
             check(&format!("{A}a"), -22);
             check(&format!("{A}aa"), -22);
+            check(&format!(" {A}"), -22);
+            check(&format!("{A} "), -22);
             check(&format!(" {}", &A[1..]), -22);
             check(&format!("0x{}", &A[2..]), -22);
             check(&format!("{}g", &A[1..]), -22);

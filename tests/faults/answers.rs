@@ -9,23 +9,23 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use adit::device::Device;
 use adit::device::config::{AllowedIp, AllowedIpUpdate, PeerUpdate, Update};
+use adit::device::{CloseReason, Device};
 use adit::key::PrivateKey;
 use adit::packet::{Buffers, PacketRef};
 use adit::tun::memory::{MemoryTun, MemoryTunHandle};
 use adit::tun::offload::SuperPacket;
-use adit::tun::{Readiness, ReceiveError, Tun, TunEvents, TunQueue, TunReceiver, TunSender, Wake};
-use adit::udp::memory::{MemoryNetwork, MemoryUdp};
-use adit::udp::{Received, Sent, Transmit, Udp, UdpReceiver, UdpSender, UdpSocket};
+use adit::tun::{ReceiveError, TunReceiver, TunSender, Wake};
+use adit::udp::memory::MemoryNetwork;
+use adit::udp::{Received, Sent, Transmit, Udp, UdpReceiver, UdpSender};
 use rand_core::{Rng as _, SeedableRng as _};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use crate::testbed::{NUMBERED_LEN_MIN, read_numbered, wait_until, write_numbered};
+use crate::testbed::{Hooked, Hooks, NUMBERED_LEN_MIN, read_numbered, wait_until, write_numbered};
 
 /// Nothing that is waited for takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -61,18 +61,17 @@ const ERRNOS: [i32; 14] = [
 ];
 
 /// How often each call fails, in thousandths, and what was lost by it so far.
-#[derive(Clone)]
 struct Faults {
-    odds: Arc<AtomicU64>,
-    dice: Arc<Mutex<Xoshiro256PlusPlus>>,
-    calls: Arc<AtomicU64>,
-    hits: Arc<AtomicU64>,
+    odds: AtomicU64,
+    dice: Mutex<Xoshiro256PlusPlus>,
+    calls: AtomicU64,
+    hits: AtomicU64,
 }
 
 impl Faults {
-    fn new(seed: u64) -> Self {
-        let dice = Arc::new(Mutex::new(Xoshiro256PlusPlus::seed_from_u64(seed)));
-        Self { odds: Arc::default(), dice, calls: Arc::default(), hits: Arc::default() }
+    fn new(seed: u64) -> Arc<Self> {
+        let dice = Mutex::new(Xoshiro256PlusPlus::seed_from_u64(seed));
+        Arc::new(Self { odds: AtomicU64::new(0), dice, calls: AtomicU64::new(0), hits: AtomicU64::new(0) })
     }
 
     fn set(&self, thousandths: u64) {
@@ -92,137 +91,69 @@ impl Faults {
     }
 }
 
-/// Sockets of a network in memory whose calls fail.
-struct FaultyUdp(MemoryUdp, Faults);
-
-struct FaultySocket(Arc<dyn UdpSocket>, Faults);
-
-struct FaultyReceiver(Box<dyn UdpReceiver>, Faults, Option<Wake>);
-
-struct FaultySender(Box<dyn UdpSender>, Faults);
-
-impl Udp for FaultyUdp {
-    fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
-        self.1.judge()?;
-        Ok(Arc::new(FaultySocket(self.0.bind(port, fwmark, receivers)?, self.1.clone())))
-    }
-}
-
-impl UdpSocket for FaultySocket {
-    fn port(&self) -> u16 {
-        self.0.port()
+impl Hooks for Faults {
+    /// The packet that is hit has been read, and is none.
+    fn tun_receive<'a>(
+        &self,
+        inner: &mut dyn TunReceiver,
+        buffer: &'a mut [u8],
+    ) -> Result<Option<SuperPacket<'a>>, ReceiveError> {
+        let packet = inner.receive(buffer)?;
+        match packet {
+            Some(_) if self.judge().is_err() => Err(ReceiveError::Malformed),
+            packet => Ok(packet),
+        }
     }
 
-    fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
-        self.1.judge()?;
-        self.0.set_fwmark(fwmark)
+    fn tun_send(&self, inner: &mut dyn TunSender, buffers: &Buffers, packets: &[PacketRef]) -> usize {
+        packets.iter().map(|packet| if self.judge().is_ok() { inner.send(buffers, &[*packet]) } else { 1 }).sum()
     }
 
-    fn receivers(&self) -> io::Result<Vec<Box<dyn UdpReceiver>>> {
-        let faulty = |receiver| Box::new(FaultyReceiver(receiver, self.1.clone(), None)) as Box<dyn UdpReceiver>;
-        Ok(self.0.receivers()?.into_iter().map(faulty).collect())
+    fn udp_bind(&self) -> io::Result<()> {
+        self.judge()
     }
 
-    fn sender(&self) -> io::Result<Box<dyn UdpSender>> {
-        Ok(Box::new(FaultySender(self.0.sender()?, self.1.clone())))
-    }
-}
-
-impl UdpReceiver for FaultyReceiver {
-    fn readiness(&mut self, wake: Wake) -> Vec<Readiness> {
-        self.2 = Some(Arc::clone(&wake));
-        self.0.readiness(wake)
+    fn udp_set_fwmark(&self) -> io::Result<()> {
+        self.judge()
     }
 
     /// A socket that failed is as ready as before, and says so again, as the kernel's do.
-    fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
+    fn udp_receive(
+        &self,
+        inner: &mut dyn UdpReceiver,
+        wake: Option<&Wake>,
+        buffers: &mut Buffers,
+        received: &mut Vec<Received>,
+    ) -> io::Result<bool> {
         received.clear();
-        if let Err(error) = self.1.judge() {
-            let wake = self.2.clone().expect("readiness comes first");
+        if let Err(error) = self.judge() {
+            let wake = wake.expect("readiness comes first").clone();
             std::thread::spawn(move || {
                 std::thread::sleep(READY_AGAIN_AFTER);
                 wake();
             });
             return Err(error);
         }
-        self.0.receive(buffers, received)
+        inner.receive(buffers, received)
     }
-}
 
-impl UdpSender for FaultySender {
-    fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
+    fn udp_send(&self, inner: &mut dyn UdpSender, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
         for (transmit, sent) in transmits.iter().zip(sent) {
-            let datagrams = transmit.data.len().div_ceil(transmit.segment);
-            *sent = match self.1.judge().map_err(|error| error.raw_os_error()) {
-                Ok(()) => {
-                    let mut one = [Sent::default()];
-                    self.0.send(&[*transmit], &mut one);
-                    one[0]
-                }
+            let mut send_one = |transmit: Transmit<'_>| {
+                let mut one = [Sent::default()];
+                inner.send(&[transmit], &mut one);
+                one[0]
+            };
+            *sent = match self.judge().map_err(|error| error.raw_os_error()) {
+                Ok(()) => send_one(*transmit),
                 // Trains are refused and go singly, a source is given up: neither loses anything.
-                Err(Some(libc::EMSGSIZE | libc::EIO)) => {
-                    let mut one = [Sent::default()];
-                    self.0.send(&[*transmit], &mut one);
-                    Sent { offload_refused: true, ..one[0] }
-                }
+                Err(Some(libc::EMSGSIZE | libc::EIO)) => Sent { offload_refused: true, ..send_one(*transmit) },
                 Err(Some(libc::EINVAL)) => {
-                    let mut one = [Sent::default()];
-                    self.0.send(&[Transmit { source: None, ..*transmit }], &mut one);
-                    Sent { source_lost: true, ..one[0] }
+                    Sent { source_lost: true, ..send_one(Transmit { source: None, ..*transmit }) }
                 }
-                Err(_) => Sent { refused: datagrams, ..Sent::default() },
+                Err(_) => Sent { refused: transmit.data.len().div_ceil(transmit.segment), ..Sent::default() },
             };
         }
-    }
-}
-
-/// An interface in memory whose calls fail.
-struct FaultyTun(MemoryTun, Faults);
-
-struct FaultyTunReceiver(Box<dyn TunReceiver>, Faults);
-
-struct FaultyTunSender(Box<dyn TunSender>, Faults);
-
-impl Tun for FaultyTun {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    fn mtu(&self) -> usize {
-        self.0.mtu()
-    }
-
-    fn queues(&mut self, count: usize) -> io::Result<Vec<TunQueue>> {
-        let faulty = |queue: TunQueue| TunQueue {
-            receiver: Box::new(FaultyTunReceiver(queue.receiver, self.1.clone())),
-            sender: Box::new(FaultyTunSender(queue.sender, self.1.clone())),
-        };
-        Ok(self.0.queues(count)?.into_iter().map(faulty).collect())
-    }
-
-    fn events(&mut self) -> io::Result<Box<dyn TunEvents>> {
-        self.0.events()
-    }
-}
-
-impl TunReceiver for FaultyTunReceiver {
-    fn readiness(&mut self, wake: Wake) -> Readiness {
-        self.0.readiness(wake)
-    }
-
-    /// The packet that is hit has been read, and is none.
-    fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<SuperPacket<'a>>, ReceiveError> {
-        let packet = self.0.receive(buffer)?;
-        match packet {
-            Some(_) if self.1.judge().is_err() => Err(ReceiveError::Malformed),
-            packet => Ok(packet),
-        }
-    }
-}
-
-impl TunSender for FaultyTunSender {
-    fn send(&mut self, buffers: &Buffers, packets: &[PacketRef]) -> usize {
-        packets.iter().map(|packet| if self.1.judge().is_ok() { self.0.send(buffers, &[*packet]) } else { 1 }).sum()
     }
 }
 
@@ -240,10 +171,10 @@ fn outer(number: u8) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, number).into()
 }
 
-fn host(network: &MemoryNetwork, number: u8, faults: &Faults) -> Host {
+fn host(network: &MemoryNetwork, number: u8, faults: &Arc<Faults>) -> Host {
     let (tun, handle) = MemoryTun::new("memory", MTU);
-    let udp = FaultyUdp(network.host(&[outer(number)]), faults.clone());
-    let device = Device::builder(FaultyTun(tun, faults.clone()), udp)
+    let udp = Hooked(network.host(&[outer(number)]), Arc::clone(faults));
+    let device = Device::builder(Hooked(tun, Arc::clone(faults)), udp)
         .threads(2)
         .spin(Duration::ZERO)
         .start()
@@ -391,4 +322,51 @@ fn f_02_a_fault_that_lasts_costs_no_processor_time() {
     // It is tried again a second later.
     check_heals(&one, &two, &mut numbers);
     assert!(one.device.is_running() && two.device.is_running());
+}
+
+/// A worker that is busy with a reading, which tells in the end that the interface is gone.
+struct Busy {
+    is_reading: AtomicBool,
+    end: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Hooks for Busy {
+    fn tun_receive<'a>(
+        &self,
+        inner: &mut dyn TunReceiver,
+        buffer: &'a mut [u8],
+    ) -> Result<Option<SuperPacket<'a>>, ReceiveError> {
+        let Some(packet) = inner.receive(buffer)? else { return Ok(None) };
+        let _ = packet;
+        self.is_reading.store(true, Ordering::SeqCst);
+        self.end.lock().unwrap().recv().expect("the test ends it");
+        Err(ReceiveError::Gone(io::Error::from_raw_os_error(libc::EBADFD)))
+    }
+}
+
+/// The link goes down, for which the control thread waits until the worker has given back its socket, and the worker ends:
+/// then nobody waits for it any longer. At the least one of a few times, on a machine that may be busy.
+#[test]
+fn f_07_nobody_waits_for_a_worker_that_has_ended() {
+    let took = (0..5).map(|_| {
+        let (end, receiver) = mpsc::channel();
+        let hooks = Arc::new(Busy { is_reading: AtomicBool::new(false), end: Mutex::new(receiver) });
+        let (tun, handle) = MemoryTun::new("memory", MTU);
+        let udp = MemoryNetwork::new().host(&[outer(1)]);
+        let mut device = Device::builder(Hooked(tun, hooks.clone()), udp).threads(1).start().expect("threads start");
+        handle.set_up(true);
+        wait_until("it is bound", PATIENCE, || device.figures().is_bound);
+        handle.send(&packet(1, 2, 0));
+        wait_until("it reads", PATIENCE, || hooks.is_reading.load(Ordering::SeqCst));
+        handle.set_up(false);
+        wait_until("the sockets are to be given back", PATIENCE, || !device.figures().is_bound);
+        end.send(()).unwrap();
+        let start = Instant::now();
+        assert_eq!(device.wait(), CloseReason::TunDeleted);
+        device.close();
+        start.elapsed()
+    });
+    let took: Vec<_> = took.collect();
+    println!("{took:?}");
+    assert!(took.iter().min() < Some(&Duration::from_millis(500)), "{took:?}");
 }

@@ -2,15 +2,19 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use adit::device::Device;
 use adit::device::config::{AllowedIp, AllowedIpUpdate, PeerUpdate, Update};
 use adit::key::{PrivateKey, PublicKey};
+use adit::proto::rejected::Rejected;
 use adit::tun::memory::{MemoryTun, MemoryTunHandle};
+use adit::tun::offload::SuperPacket;
+use adit::tun::{ReceiveError, TunReceiver};
 use adit::udp::memory::MemoryNetwork;
 
-use crate::testbed::{GROWTH_MAX, InUse, SetOnDrop, status_field};
+use crate::testbed::{GROWTH_MAX, Hooked, Hooks, InUse, SetOnDrop, holds_within, status_field};
 
 /// Nothing that is waited for takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -164,6 +168,9 @@ fn f_13_peers_are_removed_and_added_under_traffic() {
     });
     check_passes(&hosts, 2);
     check_passes(&hosts, 3);
+    // Three keypairs of each of two peers, and a handshake under way.
+    let indices = hosts[0].device.figures().receiver_indices;
+    assert!(indices <= 2 * (3 + 1), "{indices} indices");
 }
 
 /// The same prefix belongs now to this peer, now to that one: it is never both's, and never nobody's for long.
@@ -203,4 +210,71 @@ fn f_13_the_private_key_changes_under_traffic() {
     });
     check_passes(&hosts, 2);
     check_passes(&hosts, 3);
+}
+
+/// Something that happens while a worker reads from the interface: at the reading that gives a packet, or at the next one.
+#[derive(Default)]
+struct Meanwhile {
+    happens: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    at_the_packet: AtomicBool,
+    has_read: AtomicBool,
+}
+
+impl Hooks for Meanwhile {
+    fn tun_receive<'a>(
+        &self,
+        inner: &mut dyn TunReceiver,
+        buffer: &'a mut [u8],
+    ) -> Result<Option<SuperPacket<'a>>, ReceiveError> {
+        let packet = inner.receive(buffer)?;
+        let had_read = self.has_read.swap(packet.is_some(), Ordering::SeqCst);
+        if if self.at_the_packet.load(Ordering::SeqCst) { packet.is_some() } else { had_read } {
+            let happens = self.happens.lock().unwrap().take();
+            happens.into_iter().for_each(|happens| happens());
+        }
+        Ok(packet)
+    }
+}
+
+/// Which address each packet is for was decided by what held before `apply`: it goes where it belongs now, or is counted.
+#[test]
+fn f_13_no_packet_is_lost_by_an_exchange_of_peers_while_it_is_read() {
+    for (has_session, at_the_packet) in [(false, true), (false, false), (true, true), (true, false)] {
+        for successor in [true, false] {
+            let what = format!("session {has_session}, at the packet {at_the_packet}, successor {successor}");
+            let network = MemoryNetwork::new();
+            let hosts = [host(&network, 2, &[1]), host(&network, 3, &[1])];
+            let hooks = Arc::new(Meanwhile::default());
+            let (tun, handle) = MemoryTun::new("memory", 1420);
+            let udp = network.host(&[outer(1)]);
+            let device = Device::builder(Hooked(tun, hooks.clone()), udp).threads(1).start().expect("threads start");
+            let device = Arc::new(device);
+            let update = Update { private_key: Some(Some(key(1))), peers: vec![peer(2)], ..Update::default() };
+            device.apply(Update { listen_port: Some(PORT), ..update }).expect("a configuration is accepted");
+            handle.set_up(true);
+            if has_session {
+                handle.send(&packet(1, 2));
+                assert!(hosts[0].tun.receive(PATIENCE).is_some(), "{what}: a session");
+            }
+            // The other host takes over the address of host 2, which is no peer any more.
+            let (one, mut takes_over) = (device.clone(), peer(3));
+            takes_over.allowed_ips = vec![allowed(2)];
+            let exchange = move || {
+                let peers = if successor { vec![takes_over] } else { vec![] };
+                one.apply(Update { replace_peers: true, peers, ..Update::default() }).expect("a change is accepted");
+            };
+            hooks.at_the_packet.store(at_the_packet, Ordering::SeqCst);
+            *hooks.happens.lock().unwrap() = Some(Box::new(exchange));
+            handle.send(&packet(1, 2));
+            let (no_route, dropped) = (Rejected::NoRoute, Rejected::StagedDropped);
+            let drops = || [no_route, dropped].map(|reason| device.figures().drops(reason)).iter().sum::<u64>();
+            // Without a session it waited for one in the peer that went, if that was there when it came.
+            if successor && (has_session || at_the_packet) {
+                assert!(hosts[1].tun.receive(PATIENCE).is_some(), "{what}: {} dropped", drops());
+            } else {
+                assert!(holds_within(PATIENCE, || drops() == 1), "{what}: {} dropped", drops());
+            }
+            assert!(hooks.happens.lock().unwrap().is_none(), "{what}: the exchange came in between");
+        }
+    }
 }

@@ -5,8 +5,6 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use adit::proto::constants::CROSSING_SETTLES_WITHIN;
-
 use crate::privileged;
 use crate::relay::{Relay, Trouble};
 use crate::testbed::{
@@ -330,9 +328,6 @@ fn f_18_one_end_restarts_time_after_time_and_then_both() {
     let (left_conf, right_conf) = pair.configurations();
     for round in 0..6 {
         let both = round >= 3;
-        // An initiation sooner after a handshake is taken for one that crossed ours, and the session that it makes for
-        // second to that one until there is data on it later.
-        std::thread::sleep(CROSSING_SETTLES_WITHIN);
         pair.right.restart(&right_conf);
         if both {
             pair.left.restart(&left_conf);

@@ -17,9 +17,9 @@ use adit::udp::linux::LinuxUdp;
 
 use crate::privileged;
 use crate::testbed::{
-    Daemon, Implementation, Initiator, Namespace, Oracle, Pair, PairOptions, SIGTERM, Scratch, SetOnDrop, UdpFlood,
-    answers, check_calm, check_recovery, interrupt_by_sigusr1, interrupt_thread, ping_with, socket_path, status_field,
-    transfer, try_run_to_end, unique_interface, veth, wait_until,
+    Daemon, Implementation, Initiator, Keys, Namespace, Oracle, Pair, PairOptions, Process, SIGTERM, Scratch,
+    SetOnDrop, UdpFlood, answers, check_calm, check_recovery, interrupt_by_sigusr1, interrupt_thread, ping_with,
+    socket_path, status_field, transfer, try_run_to_end, unique_interface, veth, wait_until,
 };
 
 /// Nothing that is waited for takes longer, also on a busy machine.
@@ -94,7 +94,7 @@ fn start_limited(ns: &Namespace, limit: &[&str], program: &str) -> Start {
     let (interface, scratch) = (unique_interface(), Scratch::new());
     let mut command = ns.command(limit[0]);
     command.args(&limit[1..]).arg(program).args(["-f", &interface]).env("LOG_LEVEL", "verbose");
-    let mut process = crate::testbed::Process::spawn(command, scratch.file("log"));
+    let mut process = Process::spawn(command, scratch.file("log"));
     // It has begun to wait for signals, or it has given up before.
     let waits_for_signals = |pid: u32| {
         let sets =
@@ -109,8 +109,7 @@ fn start_limited(ns: &Namespace, limit: &[&str], program: &str) -> Start {
     let status = process.wait(PATIENCE).expect("it ends");
     let start = Start { code: status.code(), text: process.log(), served: status.code() == Some(0) };
     assert!(!ns.ip("-o link").contains(&interface), "{limit:?}: the interface is gone:\n{}", start.text);
-    // One that is out of memory is ended by its allocator, and its socket is a stale one for the next.
-    let _ = std::fs::remove_file(socket_path(&interface));
+    assert!(!socket_path(&interface).exists(), "{limit:?}: the socket is gone:\n{}", start.text);
     start
 }
 
@@ -127,7 +126,8 @@ fn check_starts(ns: &Namespace, program: &str, limits: impl Iterator<Item = Vec<
         }
         failed += 1;
         assert!(codes.contains(&start.code), "{limit:?}: {:?}\n{}", start.code, start.text);
-        assert!(start.text.lines().any(|line| line.len() > 20), "{limit:?}: it says why:\n{}", start.text);
+        let says_why = |line: &str| line.starts_with("ERROR: ") || line.contains("adit: ");
+        assert!(start.text.lines().any(says_why), "{limit:?}: it says why:\n{}", start.text);
     }
     assert!(failed > 0 && served, "{failed} failed; the last one served: {served}");
 }
@@ -141,16 +141,61 @@ fn f_05_a_start_without_descriptors_fails_in_words() {
     privileged!("prlimit");
     let ns = Namespace::new("only");
     let limits = (4..32).map(|limit| vec!["prlimit".to_owned(), format!("--nofile={limit}")]);
-    check_starts(&ns, &program(), limits, &[Some(1)]);
+    // 127 from the loader, if whoever started the test left it too few to open a library.
+    check_starts(&ns, &program(), limits, &[Some(1), Some(127)]);
 }
 
 #[test]
 fn f_15_a_start_without_memory_fails_in_words() {
     privileged!("prlimit");
     let ns = Namespace::new("only");
-    let limits = [8, 12, 16, 20, 24, 32, 512].map(|mib: u64| vec!["prlimit".to_owned(), format!("--as={}", mib << 20)]);
-    // 127 from the loader, which says what it could not map; an allocator that has nothing left aborts and says so.
-    check_starts(&ns, &program(), limits.into_iter(), &[Some(1), Some(127), None]);
+    for (option, least) in [("as", 8), ("data", 2)] {
+        let limited = |mib: u64| vec!["prlimit".to_owned(), format!("--{option}={}", mib << 20)];
+        // 127 from the loader, which says what it could not map.
+        let codes = [Some(1), Some(127)];
+        check_starts(&ns, &program(), (least..20).step_by(2).chain([512]).map(limited), &codes);
+        let too_little = limited(20);
+        let refused = start_limited(&ns, &too_little.iter().map(String::as_str).collect::<Vec<_>>(), &program());
+        let needed = needed_mib(&refused.text);
+        // What is mapped at the start is not the same each time.
+        check_starts(&ns, &program(), [limited(needed - 2), limited(needed + 1)].into_iter(), &[Some(1)]);
+    }
+}
+
+/// What a start that was refused for its limit on memory says that it needs.
+#[track_caller]
+fn needed_mib(text: &str) -> u64 {
+    let words = text.split_once("Too little memory to start: ").and_then(|(_, words)| words.split_once("needs "));
+    let needed = words.and_then(|(_, words)| words.split_once(" MiB; raise the limit"));
+    needed.unwrap_or_else(|| panic!("it says what is needed:\n{text}")).0.parse().unwrap()
+}
+
+/// A sidecar needs no privilege, and is refused by the same words; with what it says that it needs, it serves.
+#[test]
+fn f_15_a_sidecar_without_memory_fails_in_words() {
+    privileged!("prlimit");
+    let (ns, scratch) = (Namespace::new("only"), Scratch::new());
+    let (keys, peer, configuration) = (Keys::generate(), Keys::generate(), scratch.file("sidecar.conf"));
+    let text = format!(
+        "[Interface]\nPrivateKey = {}\nAddress = 10.9.9.1/32\n\n[Peer]\nPublicKey = {}\nAllowedIPs = 0.0.0.0/0\n\n\
+         [Socks5]\nBindAddress = 127.0.0.1:0\n",
+        keys.private, peer.public
+    );
+    std::fs::write(&configuration, text).expect("the folder is this test's");
+    let start = |option: &str, mib: u64| {
+        let mut command = ns.command("prlimit");
+        command.arg(format!("--{option}={}", mib << 20)).arg(program()).args(["proxy", "-c"]).arg(&configuration);
+        command.env("LOG_LEVEL", "verbose");
+        Process::spawn(command, scratch.file("log"))
+    };
+    for option in ["as", "data"] {
+        let mut refused = start(option, 20);
+        assert_eq!(refused.wait(START_LIMIT).expect("it ends").code(), Some(1), "{}", refused.log());
+        let mut serves = start(option, needed_mib(&refused.log()) + 1);
+        wait_until("it serves", START_LIMIT, || serves.ended().is_some() || serves.log().contains("The sidecar runs"));
+        serves.signal(SIGTERM);
+        assert_eq!(serves.wait(PATIENCE).expect("it ends").code(), Some(0), "{}", serves.log());
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use adit::tun::memory::{MemoryTun, MemoryTunHandle};
 use adit::udp::memory::MemoryNetwork;
 use adit::udp::{Received, Sent, Transmit, Udp as _, UdpReceiver, UdpSender};
 
-use crate::input::Dice;
+use crate::input::rng::TestRng;
 
 /// Nothing that is waited for takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -125,7 +125,7 @@ struct Rig {
     receiver: Box<dyn UdpReceiver>,
     sender: Box<dyn UdpSender>,
     buffers: Buffers,
-    rng: Dice,
+    rng: TestRng,
     session: Option<(Clock, DerivedKeys, u64)>,
     last: u64,
 }
@@ -160,7 +160,7 @@ impl Rig {
         let receiver = socket.receivers().expect("they were not taken").remove(0);
         let sender = socket.sender().expect("a sender");
         let buffers = Buffers::new(1);
-        Self { _device: device, tun: handle, receiver, sender, buffers, rng: Dice(5), session: None, last: 0 }
+        Self { _device: device, tun: handle, receiver, sender, buffers, rng: TestRng(5), session: None, last: 0 }
     }
 
     fn send(&mut self, messages: &[Vec<u8>], tos: u8) {

@@ -1,8 +1,8 @@
 //! A fuzzer's bytes, read as choices one after the other; what is read beyond their end is zero.
 
-use std::convert::Infallible;
-
-use rand_core::{TryCryptoRng, TryRng};
+#[path = "../simulation/rng.rs"]
+#[allow(clippy::duplicate_mod, reason = "where engines are fuzzed, their world and the bytes both roll dice")]
+pub(crate) mod rng;
 
 /// What is left of the bytes.
 pub(crate) struct Input<'a>(&'a [u8]);
@@ -67,31 +67,3 @@ impl<'a> Input<'a> {
         }
     }
 }
-
-/// SplitMix64: the same for the same seed, and random enough for keys that protect nothing.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl TryRng for Dice {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|word| (word >> 32) as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Ok(word ^ (word >> 31))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in bytes.chunks_mut(8) {
-            let word = self.try_next_u64()?.to_le_bytes();
-            chunk.copy_from_slice(&word[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Dice {}

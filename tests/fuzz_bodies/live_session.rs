@@ -15,7 +15,8 @@ use adit::proto::messages::{INITIATION_LEN, MACS_LEN, RESPONSE_LEN};
 use adit::proto::peer::{Outcome, Peer, datagram_len};
 use adit::proto::time::{Instant, Now, UnixTime};
 
-use crate::input::{Dice, Input};
+use crate::input::Input;
+use crate::input::rng::TestRng;
 
 /// Steps of one input.
 const STEPS_MAX: usize = 64;
@@ -32,7 +33,7 @@ struct Pair {
     peers: [Peer; 2],
     /// What each sends from.
     addresses: [SocketAddr; 2],
-    rng: Dice,
+    rng: TestRng,
     now: Now,
     /// Everything that was ever sent: to whom, and the bytes.
     air: Vec<(usize, Vec<u8>)>,
@@ -55,7 +56,7 @@ impl Pair {
         Self {
             peers,
             addresses,
-            rng: Dice(7),
+            rng: TestRng(7),
             now,
             air: Vec::new(),
             under_way: BTreeSet::new(),

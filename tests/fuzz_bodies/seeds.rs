@@ -15,7 +15,7 @@ use adit::proto::time::{Instant, Now, UnixTime};
 use adit::tun::offload::VNET_HEADER_LEN;
 use adit::tun::{Tun, TunQueue};
 
-use crate::input::Dice;
+use crate::input::rng::TestRng;
 
 /// Nothing that is waited for takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -115,7 +115,7 @@ fn messages(packet: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let addresses = [1, 2].map(|number| SocketAddr::from(([192, 0, 2, number], 51820)));
     let mut peers = [0, 1].map(|side| Peer::new(keys[side].clone(), keys[1 - side].public_key()));
     let now = Now { instant: Instant::from_nanos(1_000_000_000), unix: UnixTime(Duration::from_secs(1 << 30)) };
-    let (mut rng, mut out) = (Dice(9), vec![0; datagram_len(PACKET_MAX)]);
+    let (mut rng, mut out) = (TestRng(9), vec![0; datagram_len(PACKET_MAX)]);
     peers[0].set_endpoint(addresses[1]);
     let sent = |outcome: Result<Outcome<'_>, _>| match outcome {
         Ok(Outcome::Send(datagram)) => datagram.bytes.to_vec(),

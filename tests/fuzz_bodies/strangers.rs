@@ -13,7 +13,8 @@ use adit::proto::peer::{Outcome, Peer, datagram_len};
 use adit::proto::tai64n::Tai64n;
 use adit::proto::time::{Instant, Now, UnixTime};
 
-use crate::input::{Dice, Input};
+use crate::input::Input;
+use crate::input::rng::TestRng;
 
 /// Datagrams of one input.
 const DATAGRAMS_MAX: usize = 96;
@@ -28,7 +29,7 @@ fn configured() -> SocketAddr {
 /// A byte of what is to be there beforehand, then datagrams: a byte of kind and sender, and what the kind needs.
 pub(crate) fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let mut rng = Dice(1);
+    let mut rng = TestRng(1);
     let [ours, known, stranger] = [1, 2, 3].map(|number| PrivateKey::from_bytes([number; 32]));
     let identity = Identity::new(ours.clone());
     let mut peer = Peer::new(ours, known.public_key());

@@ -162,7 +162,8 @@ fn vxlan_drops_coalesced_udp() {
     pair.ping_both_ways();
     for (node, other, n) in [(&pair.left, &pair.right, 1), (&pair.right, &pair.left, 2)] {
         let (local, remote) = (node.inner_v4, other.inner_v4);
-        node.daemon.ip(&format!("link add overlay type vxlan id 7 local {local} remote {remote} dstport 4789 dev DEV"));
+        let vxlan = format!("type vxlan id 7 local {local} remote {remote} dstport 4789 noudpcsum dev DEV");
+        node.daemon.ip(&format!("link add overlay {vxlan}"));
         node.ns.ip(&format!("address add 172.16.7.{n}/24 dev overlay"));
         node.ns.ip("link set overlay mtu 1350 up");
     }

@@ -11,8 +11,10 @@ use adit::device::config::{AllowedIp, AllowedIpUpdate, PeerSnapshot, PeerUpdate,
 use adit::key::PrivateKey;
 use adit::packet::{Buffers, PacketRef};
 use adit::tun::memory::{MemoryTun, MemoryTunHandle};
-use adit::udp::memory::{MemoryNetwork, MemoryUdp};
+use adit::udp::memory::MemoryNetwork;
 use adit::udp::{Received, Sent, Transmit, Udp, UdpReceiver, UdpSender, UdpSocket};
+
+use crate::testbed::{Hooked, Hooks};
 
 /// More than anything here takes on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,40 +45,16 @@ impl Wire {
     }
 }
 
-struct Watched(MemoryUdp, Arc<Wire>);
-struct WatchedSocket(Arc<dyn UdpSocket>, Arc<Wire>);
-struct WatchedSender(Box<dyn UdpSender>, Arc<Wire>);
-
-impl Udp for Watched {
-    fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
-        self.1.binds.fetch_add(1, Ordering::SeqCst);
-        Ok(Arc::new(WatchedSocket(self.0.bind(port, fwmark, receivers)?, self.1.clone())))
-    }
-}
-
-impl UdpSocket for WatchedSocket {
-    fn port(&self) -> u16 {
-        self.0.port()
+impl Hooks for Wire {
+    fn udp_bind(&self) -> io::Result<()> {
+        self.binds.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
 
-    fn set_fwmark(&self, fwmark: u32) -> io::Result<()> {
-        self.0.set_fwmark(fwmark)
-    }
-
-    fn receivers(&self) -> io::Result<Vec<Box<dyn UdpReceiver>>> {
-        self.0.receivers()
-    }
-
-    fn sender(&self) -> io::Result<Box<dyn UdpSender>> {
-        Ok(Box::new(WatchedSender(self.0.sender()?, self.1.clone())))
-    }
-}
-
-impl UdpSender for WatchedSender {
-    fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
+    fn udp_send(&self, inner: &mut dyn UdpSender, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
         let datagrams = transmits.iter().flat_map(|transmit| transmit.data.chunks(transmit.segment.max(1)));
-        self.1.left.lock().unwrap().extend(datagrams.map(<[u8]>::to_vec));
-        self.0.send(transmits, sent);
+        self.left.lock().unwrap().extend(datagrams.map(<[u8]>::to_vec));
+        inner.send(transmits, sent);
     }
 }
 
@@ -124,7 +102,7 @@ impl Host {
     pub(crate) fn new(network: &MemoryNetwork, number: u8) -> Self {
         let wire = Arc::<Wire>::default();
         let (tun, handle) = MemoryTun::new("memory", 1420);
-        let udp = Watched(network.host(&[outer(number).ip(), outer_v6(number).ip()]), wire.clone());
+        let udp = Hooked(network.host(&[outer(number).ip(), outer_v6(number).ip()]), wire.clone());
         let device = Device::builder(tun, udp).threads(3).start().unwrap();
         let private_key = Some(Some(key(number.into())));
         device.apply(Update { private_key, listen_port: Some(PORT), ..Update::default() }).unwrap();

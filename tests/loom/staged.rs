@@ -46,7 +46,7 @@ fn what_waits_goes_when_the_session_comes() {
         let other = {
             let (peer, sent) = (peer.clone(), sent.clone());
             thread::spawn(move || {
-                assert_eq!(peer.stage(&[0; 20]), 0);
+                assert_eq!(peer.stage(&[0; 20]), Some(0));
                 sent.fetch_add(flush(&peer), Ordering::Relaxed);
             })
         };
@@ -68,10 +68,10 @@ fn staged_bytes_add_up() {
     crate::check(|| {
         let bytes = Arc::new(AtomicU64::new(0));
         let peers = [peer(bytes.clone()), peer(bytes.clone())];
-        (0..STAGED_PACKETS_MAX).for_each(|_| assert_eq!(peers[0].stage(&[0; 10]), 0));
+        (0..STAGED_PACKETS_MAX).for_each(|_| assert_eq!(peers[0].stage(&[0; 10]), Some(0)));
         let stagers = [(0, 1), (1, 100)].map(|(number, len): (usize, usize)| {
             let peer = peers[number].clone();
-            thread::spawn(move || peer.stage(&vec![0; len]))
+            thread::spawn(move || peer.stage(&vec![0; len]).expect("it is a peer"))
         });
         let taken = peers[0].take_staged().len();
         let dropped: u64 = stagers.map(|stager| stager.join().expect("it does not panic")).iter().sum();

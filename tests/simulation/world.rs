@@ -5,7 +5,6 @@
 //! the clock and the dice. Time passes only from one thing that happens to the next.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,48 +20,19 @@ use adit::proto::rejected::Rejected;
 use adit::proto::replay::ReplayWindow;
 use adit::proto::time::{Instant, Now, UnixTime};
 use adit::proto::tunnel::{Tunnel, TunnelEvent};
-use rand_core::{Rng, TryCryptoRng, TryRng};
+use rand_core::Rng;
+
+#[path = "rng.rs"]
+#[allow(clippy::duplicate_mod, reason = "where engines are fuzzed, their world and the bytes both roll dice")]
+pub(crate) mod rng;
+
+use rng::TestRng;
 
 /// The message types, as they stand in the first byte.
 pub(crate) const KIND_INITIATION: u8 = 1;
 pub(crate) const KIND_RESPONSE: u8 = 2;
 pub(crate) const KIND_COOKIE_REPLY: u8 = 3;
 pub(crate) const KIND_DATA: u8 = 4;
-
-/// SplitMix64: repeatable, and random enough for keys that protect nothing.
-pub(crate) struct TestRng(pub u64);
-
-impl TryRng for TestRng {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|word| (word >> 32) as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Ok(word ^ (word >> 31))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in bytes.chunks_mut(8) {
-            let word = self.try_next_u64()?.to_le_bytes();
-            chunk.copy_from_slice(&word[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for TestRng {}
-
-impl TestRng {
-    /// True in so many of a thousand cases.
-    pub(crate) fn per_mille(&mut self, chance: u32) -> bool {
-        self.next_u32() % 1000 < chance
-    }
-}
 
 /// What an index of ours names.
 enum Named {
@@ -450,6 +420,8 @@ pub(crate) struct World {
     pub(crate) wall_clock_ahead: Duration,
     /// An engine whose machine is suspended: what comes is lost, and its timers wait.
     pub(crate) suspended: Option<usize>,
+    /// From this datagram on, counted in the order of sending, those whose bit is set are lost.
+    pub(crate) lost: (usize, u32),
     now: Duration,
     /// By arrival, and by a running number.
     under_way: BTreeMap<(Duration, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
@@ -470,6 +442,7 @@ impl World {
             wall_clock_back: Duration::ZERO,
             wall_clock_ahead: Duration::ZERO,
             suspended: None,
+            lost: (0, 0),
             now: Duration::ZERO,
             under_way: BTreeMap::new(),
             datagrams: 0,
@@ -552,6 +525,11 @@ impl World {
                 self.sent.push(Sent { at: self.now, from, len: datagram.len(), kind: datagram[0] });
                 if let Some(transmitted) = &mut self.transmitted {
                     transmitted.push((address, to, datagram.clone()));
+                }
+                let (first, lost) = self.lost;
+                let number = self.sent.len().wrapping_sub(1 + first) as u32;
+                if lost.checked_shr(number).is_some_and(|lost| lost & 1 != 0) {
+                    continue;
                 }
                 let copies = 1 + usize::from(self.rng.per_mille(self.network.duplication));
                 for _ in 0..copies {

@@ -28,6 +28,7 @@
 //! | `scripted` | a peer that the test plays itself |
 //! | `sidecar` | `adit proxy`, running as a user without privileges, and clients of its proxies |
 //! | `services` | what is behind a peer: HTTP, DNS, an echo |
+//! | `edges` | interfaces and sockets in memory, with something of the test's around them |
 //! | `process` | commands with a deadline, daemons killed on drop, `/proc` |
 //! | `skip` | what was skipped, and why |
 //! | `sys` | the system calls that std lacks |
@@ -36,6 +37,7 @@
 mod capture;
 mod daemon;
 mod dump;
+mod edges;
 mod keys;
 mod load;
 mod namespace;
@@ -56,6 +58,7 @@ use std::time::{Duration, Instant};
 pub use capture::{Capture, Frame};
 pub use daemon::{Daemon, Implementation, unique_interface};
 pub use dump::{Dump, DumpedPeer};
+pub use edges::{Hooked, Hooks};
 pub use keys::{Keys, random_bytes, random_key};
 pub use load::{Pace, SetOnDrop, Strangers, TcpCounters, TcpLoad, UdpFlood, paced, udp_socket};
 pub use namespace::{Namespace, veth};

@@ -188,6 +188,13 @@ fn dropped(dropped: Dropped) -> Vec<u32> {
         .collect()
 }
 
+const CONFIRM: Heard = Heard::ConfirmNext { tell: false };
+const CONFIRM_AND_TELL: Heard = Heard::ConfirmNext { tell: true };
+
+fn heard(keypairs: &mut Keypairs, local_index: u32, now: Instant) -> Heard {
+    keypairs.heard_on(local_index, Now { instant: now, ..Now::default() })
+}
+
 /// [WP 5.4.5] The three slots, for either role.
 #[test]
 fn s_25_three_slots() {
@@ -201,7 +208,8 @@ fn s_25_three_slots() {
     assert_eq!(slots(&keypairs), (None, Some(3), Some(4)));
     assert_eq!(dropped(keypairs.add_responder(keypair(5, false), false)), [4]);
     assert!(keypairs.next().unwrap().is_unconfirmed() && !keypairs.current().unwrap().is_unconfirmed());
-    assert_eq!((keypairs.awaits(4, T0), keypairs.awaits(3, T0), keypairs.awaits(5, T0)), (false, false, true));
+    let heard = [4, 3, 5].map(|index| heard(&mut keypairs, index, T0));
+    assert_eq!(heard, [Heard::Nothing, Heard::Nothing, CONFIRM_AND_TELL], "of the same moment: they crossed");
     assert_eq!(dropped(keypairs.confirm_next()), []);
     assert_eq!(slots(&keypairs), (Some(3), Some(5), None));
     assert!(!keypairs.current().unwrap().is_unconfirmed());
@@ -214,42 +222,83 @@ fn s_25_three_slots() {
     assert_eq!(slots(&keypairs), (None, None, None));
 }
 
+fn crossed(ours_wins: bool) -> Keypairs {
+    let mut keypairs = Keypairs::default();
+    dropped(keypairs.add_initiator(keypair(1, true)));
+    dropped(keypairs.add_responder(Keypair::new(keys(2, false), age(60)), false));
+    let ours = Keypair::new(keys(3, true), age(60));
+    assert_eq!(dropped(keypairs.add_crossed_initiator(ours, ours_wins)), []);
+    assert_eq!(slots(&keypairs), (Some(1), Some(3), Some(2)));
+    keypairs
+}
+
 /// Crossed initiations keep all three receivable; the winner's keypair is the one sent on.
 #[test]
 fn crossed_slots() {
-    let cross = |ours_wins| {
-        let mut keypairs = Keypairs::default();
-        dropped(keypairs.add_initiator(keypair(1, true)));
-        dropped(keypairs.add_responder(keypair(2, false), false));
-        assert_eq!(dropped(keypairs.add_crossed_initiator(keypair(3, true), ours_wins)), []);
-        assert_eq!(slots(&keypairs), (Some(1), Some(3), Some(2)));
-        keypairs
-    };
-    assert!(!cross(true).awaits(2, age(0)));
-    assert!(cross(true).awaits(2, age(1)), "the peer has no other");
-    let mut lost = cross(false);
-    assert!(lost.awaits(2, T0));
+    let mut lost = crossed(false);
+    assert_eq!(heard(&mut lost, 2, age(60)), CONFIRM_AND_TELL, "that ours is there, the peer cannot know");
     assert_eq!(dropped(lost.confirm_next()), [1]);
     assert_eq!(slots(&lost), (Some(3), Some(2), None));
-    let mut won = cross(true);
-    assert_eq!(dropped(won.add_responder(keypair(4, false), false)), [1, 2]);
-    assert!(won.awaits(4, T0), "a later one is confirmed as ever");
+    assert!(!lost.previous().unwrap().is_unconfirmed() && !lost.current().unwrap().is_unconfirmed());
+    let mut won = crossed(true);
+    assert_eq!(dropped(won.add_responder(Keypair::new(keys(4, false), age(70)), false)), [1, 2]);
+    assert_eq!(heard(&mut won, 4, age(70)), CONFIRM, "a later one is confirmed as ever");
+    assert!(!won.current().unwrap().is_unconfirmed());
+}
+
+/// Data on the session that lost counts a second later, if there is none on the other one; and that is gone back to.
+#[test]
+fn crossed_sessions_settle() {
+    let (soon, settles_at) = (age(60) + Duration::from_millis(10), age(61));
+    let mut silent = crossed(true);
+    assert!(silent.current().unwrap().is_unconfirmed() && silent.next().unwrap().is_unconfirmed());
+    assert_eq!(silent.only_heard_on_next(settles_at), None);
+    assert_eq!(heard(&mut silent, 2, settles_at), CONFIRM, "the peer has no other");
+
+    let mut restarted = crossed(true);
+    for _ in 0..2 {
+        assert_eq!(heard(&mut restarted, 2, soon), Heard::DecideAt(settles_at));
+    }
+    assert_eq!(restarted.only_heard_on_next(settles_at - Duration::from_nanos(1)), None);
+    assert_eq!(restarted.only_heard_on_next(settles_at).map(|now| now.instant), Some(soon));
+    assert_eq!(dropped(restarted.confirm_next()), [1]);
+    assert_eq!(slots(&restarted), (Some(3), Some(2), None));
+    assert_eq!(restarted.only_heard_on_next(settles_at), None, "once");
+    assert!(restarted.previous().unwrap().is_unconfirmed());
+    assert_eq!(heard(&mut restarted, 2, settles_at), Heard::Nothing);
+    assert_eq!(heard(&mut restarted, 3, settles_at), Heard::ReturnToPrevious);
+    restarted.return_to_previous();
+    assert_eq!(slots(&restarted), (Some(2), Some(3), None));
+    assert!(!restarted.previous().unwrap().is_unconfirmed() && !restarted.current().unwrap().is_unconfirmed());
+    assert_eq!(heard(&mut restarted, 2, settles_at), Heard::Nothing);
+
+    for theirs_first in [false, true] {
+        let mut agreed = crossed(true);
+        if theirs_first {
+            heard(&mut agreed, 2, soon);
+        }
+        assert_eq!(heard(&mut agreed, 3, soon), Heard::Decided);
+        assert!(!agreed.current().unwrap().is_unconfirmed());
+        assert_eq!(heard(&mut agreed, 2, soon), Heard::Nothing);
+        assert_eq!(agreed.only_heard_on_next(settles_at), None);
+        assert_eq!(heard(&mut agreed, 2, settles_at), CONFIRM, "so late it is no leftover");
+    }
 }
 
 /// An initiation that was overtaken by the response to ours has crossed it, too.
 #[test]
 fn overtaken_initiation() {
-    let check = |is_initiator, seconds, ours_wins, expected| {
+    let check = |is_initiator, seconds, ours_wins, expected: Heard| {
         let mut keypairs = Keypairs::default();
         dropped(keypairs.add_initiator(keypair(1, is_initiator)));
         dropped(keypairs.add_responder(Keypair::new(keys(2, false), age(seconds)), ours_wins));
-        assert_eq!(keypairs.awaits(2, age(seconds)), expected, "{is_initiator} {seconds} {ours_wins}");
-        assert!(keypairs.awaits(2, age(seconds + 1)));
+        assert_eq!(heard(&mut keypairs, 2, age(seconds)), expected, "{is_initiator} {seconds} {ours_wins}");
+        assert!(matches!(heard(&mut keypairs, 2, age(seconds + 1)), Heard::ConfirmNext { .. }));
     };
-    check(true, 0, true, false);
-    check(true, 0, false, true);
-    check(true, 1, true, true);
-    check(false, 0, true, true);
+    check(true, 0, true, Heard::DecideAt(age(1)));
+    check(true, 0, false, CONFIRM_AND_TELL);
+    check(true, 1, true, CONFIRM);
+    check(false, 0, true, CONFIRM);
 }
 
 #[test]
