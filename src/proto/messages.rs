@@ -247,7 +247,7 @@ pub const fn padded_len(len: usize, mtu: usize) -> usize {
     }
     let last_unit = if len > mtu { len % mtu } else { len };
     let padded_unit = last_unit.next_multiple_of(PADDING_MULTIPLE);
-    len - last_unit + if padded_unit < mtu { padded_unit } else { mtu }
+    len - last_unit + if padded_unit >= mtu { mtu } else { padded_unit }
 }
 
 /// Writes an initiation; both macs stay zero until a cookie jar adds them. [WP 5.4.2]

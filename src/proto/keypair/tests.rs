@@ -30,6 +30,7 @@ fn age(seconds: u64) -> Instant {
 #[test]
 fn expires_at_reject_after_time() {
     let keypair = keypair(1, true);
+    assert_eq!((keypair.birth(), keypair.remote_index()), (T0, 77));
     let before = age(180) - Duration::from_nanos(1);
     assert_eq!((keypair.number(1, before), keypair.may_receive(before)), (Ok(0), Ok(())));
     assert_eq!(keypair.number(1, age(180)), Err(Rejected::ExpiredKeypair));
