@@ -21,12 +21,9 @@ for test in handshake_oracles key_residue model peer simulation timers_oracle ve
     engines+=("--cargo-arg=--test=$test")
 done
 
-# Copies what differs; a file that an interrupted run has left changed differs, too.
-mkdir -p "$tree"
-git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' file; do
-    [ -f "$file" ] || { rm -f "$tree/$file"; continue; }
-    cmp -s "$file" "$tree/$file" || { mkdir -p "$tree/$(dirname "$file")"; cp "$file" "$tree/$file"; }
-done
+# What an interrupted run has left changed is made right, too.
+PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1 python3 -c \
+    'import mutants, pathlib, sys; mutants.copy_sources(pathlib.Path(sys.argv[1]))' "$tree"
 
 names=("$@")
 if (( ! ${#names[@]} )); then
