@@ -4,6 +4,8 @@
 #
 #   scripts/mutants-proto.sh               all files of src/proto
 #   scripts/mutants-proto.sh cookie replay those
+#   SHARD=0/4                              the first quarter of the changes of each file
+#   ONLY='replace (<|>|<=|>=|==|!=) with'  those of which this is true
 #
 # It works in a copy of the sources below target/mutants-proto (what is there now, committed or not). The unit tests are
 # asked first, and the tests of whole engines of what those did not notice. A line for each file and one for all go to
@@ -46,7 +48,7 @@ for name in "${names[@]}"; do
     out=$work/out/$name${SHARD:+-${SHARD%/*}}
     rm -rf "${out:?}"
     mkdir -p "$out/units" "$out/engines"
-    look --output "$out/units" --cargo-arg=--lib ${SHARD:+--shard="$SHARD"}
+    look --output "$out/units" --cargo-arg=--lib ${SHARD:+--shard="$SHARD"} ${ONLY:+--re="$ONLY"}
     missed=$out/units/mutants.out/missed.txt
     if [ -s "$missed" ]; then
         mapfile -t again < <(sed -E 's/[][\\.*^$+?(){}|]/\\&/g; s/^/--re=^/; s/$/$/' "$missed")
