@@ -369,6 +369,9 @@ fn s_14_crossed_initiations() {
             }
             assert!(same_session(&a, &b), "{order:?}");
             assert_ne!(a.current().is_initiator(), b.current().is_initiator(), "{order:?}");
+            if let [ResponseToA, ResponseToB, ..] | [ResponseToB, ResponseToA, ..] = order {
+                assert!(a.current().is_initiator(), "{order:?}: both were answered, and the greater key is preferred");
+            }
             for side in [&mut a, &mut b] {
                 side.events();
                 assert_eq!(side.tunnel.timers().deadline(Timer::RetransmitHandshake), None, "{order:?}");
