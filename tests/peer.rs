@@ -429,6 +429,14 @@ fn indices_are_owned_while_they_name_something() {
             other => panic!("{other:?}"),
         }
     }
+    let mut unanswered = End::new(1, 2);
+    unanswered.peer.set_endpoint(address(2));
+    unanswered.encapsulate(&packet(1, 2, 0), at(Duration::ZERO)).unwrap();
+    let due = unanswered.peer.poll_timeout().unwrap().since(at(Duration::ZERO).instant);
+    unanswered.handle_timeout(at(due));
+    let [first, second] = [0, 1].map(|position: usize| index(&unanswered.sent[position].1));
+    assert!(!unanswered.peer.owns_index(first) && unanswered.peer.owns_index(second), "the second took its place");
+
     let (mut ends, now) = (ends(), at(Duration::ZERO));
     ends[1].peer.set_endpoint(address(1));
     ends[0].encapsulate(&packet(1, 2, 0), now).unwrap();
