@@ -74,6 +74,7 @@ fn a_prefix_moves_to_its_last_owner() {
     assert!(!table.remove(ip("10.0.0.0"), 8, 0), "another's");
     assert!(!table.remove(ip("10.0.0.0"), 9, 1), "not exactly this one");
     assert!(!table.remove(ip("10.0.0.0"), 7, 1), "not exactly this one");
+    assert!(!table.remove(ip("11.0.0.0"), 8, 1), "another of the same length");
     assert!(table.remove(ip("10.200.0.0"), 8, 1), "host bits are ignored");
     assert_eq!(table.lookup(ip("10.1.1.1")), None);
     assert!(table.is_empty());
