@@ -1,7 +1,7 @@
 # The verbs of this repository. CI calls the same ones (.ci/run).
 
 .DEFAULT_GOAL := help
-.PHONY: help check test mutants api demo bench fuzz fuzz-run loom memcheck model soak static tsan image install clean
+.PHONY: help check test mutants mutants-proto api demo bench fuzz fuzz-run loom memcheck model soak static tsan image install clean
 
 PREFIX ?= /usr/local
 # Cargo's profile for `make static` and `make image`.
@@ -10,6 +10,8 @@ PROFILE ?= release
 AUDITABLE := $(shell command -v cargo-auditable >/dev/null && echo auditable)
 # Which changes `make mutants` makes, by the beginnings of their ids, for instance: make mutants IDS="S-04 S-2"
 IDS ?=
+# Which files of src/proto `make mutants-proto` changes, for instance: make mutants-proto FILES="cookie replay"
+FILES ?=
 # What `make bench` passes on, for instance: make bench BENCH_ARGS=--quick
 BENCH_ARGS ?=
 
@@ -25,6 +27,10 @@ test: ## Every test; as root also those in network namespaces (installs the tool
 
 mutants: ## Breaks each promise on purpose, in a copy, and looks whether its tests notice (half an hour; IDS="S-04 S-2": those)
 	scripts/mutants.py $(IDS)
+
+mutants-proto: ## Changes src/proto in every way that cargo-mutants knows, in a copy (an hour and more; FILES="cookie replay")
+	scripts/install-tools.sh --mutants
+	scripts/mutants-proto.sh $(FILES)
 
 api: ## Writes the listing of the public API (docs/api) anew, after a change of it that is meant
 	ADIT_WRITE_API=1 cargo test --quiet --test api

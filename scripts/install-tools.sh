@@ -2,8 +2,9 @@
 # Installs what the tests, the demo and the benchmark need: tools of Debian, and the other implementations of WireGuard.
 # Idempotent; what is there is left alone. Without root it says what it could not install, and goes on.
 #
-#   scripts/install-tools.sh          everything
-#   scripts/install-tools.sh --demo   only what the demo needs
+#   scripts/install-tools.sh             everything that the tests and the benchmark need
+#   scripts/install-tools.sh --demo      only what the demo needs
+#   scripts/install-tools.sh --mutants   only what `make mutants-proto` needs
 set -euo pipefail
 
 # Where Debian's administration tools lie, also for users who do not have them in their path.
@@ -13,7 +14,10 @@ declare -A package_of=(
     [wg]=wireguard-tools [ip]=iproute2 [ping]=iputils-ping [iperf3]=iperf3 [setpriv]=util-linux
 )
 declare -A crate_of=()
-if [[ "${1:-}" != --demo ]]; then
+if [[ "${1:-}" == --mutants ]]; then
+    package_of=()
+    crate_of=([cargo-mutants]=cargo-mutants@27.1.0)
+elif [[ "${1:-}" != --demo ]]; then
     package_of+=(
         [wireguard-go]=wireguard-go [tcpdump]=tcpdump [tshark]=tshark [ncat]=ncat [nft]=nftables
         [ethtool]=ethtool [sysctl]=procps [capsh]=libcap2-bin
@@ -42,7 +46,7 @@ for program in "${!crate_of[@]}"; do
 done
 
 # What checks images and manifests, from PyPI, in a folder of its own; made anew when a version changes.
-if [[ "${1:-}" != --demo ]]; then
+if [[ -z "${1:-}" ]]; then
     cd "$(dirname "$0")/.."
     linters=target/linters
     if ! cmp -s scripts/linters.txt "$linters/installed.txt"; then

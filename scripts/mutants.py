@@ -90,20 +90,20 @@ def selection(target):
     return chosen + features + ([] if target in OPTIMIZED_TARGETS else QUICK)
 
 
-def copy_sources():
+def copy_sources(tree=TREE):
     """Makes the copy equal to the sources, changes that are not committed included; what is equal keeps its time."""
     listed = subprocess.check_output(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True)
     wanted = {path for path in listed.split("\0") if path and (ROOT / path).is_file()}
     for path in wanted:
-        source, copy = ROOT / path, TREE / path
+        source, copy = ROOT / path, tree / path
         if not copy.is_file() or copy.read_bytes() != source.read_bytes():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, copy)
-    for folder, _, files in os.walk(TREE):
+    for folder, _, files in os.walk(tree):
         for file in files:
             path = pathlib.Path(folder, file)
-            if str(path.relative_to(TREE)) not in wanted:
+            if str(path.relative_to(tree)) not in wanted:
                 path.unlink()
 
 
@@ -195,4 +195,5 @@ def main():
     sys.exit(set(counts) != {"killed"})
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -259,6 +259,9 @@ pub(crate) fn pseudo_header(packet: &[u8], protocol: u8, transport_len: usize) -
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
     use proptest::prelude::*;
 
     use super::*;

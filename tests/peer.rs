@@ -289,15 +289,9 @@ fn a_persistent_keepalive_begins_and_keeps_a_session() {
 fn s_30_a_flood_is_answered_with_cookies() {
     let [_, mut right] = ends();
     let mut answers = Vec::new();
-    // Initiations of one who knows our key, but whose own is no peer's.
     for number in 0..40 {
-        let mut stranger = End::new(100, 2);
-        stranger.rng = rng(1000 + number);
-        stranger.peer.set_endpoint(address(2));
         let now = at(Duration::from_millis(number));
-        stranger.encapsulate(&packet(1, 2, 0), now).unwrap();
-        let (_, initiation) = stranger.sent.pop().unwrap();
-        answers.push(right.decapsulate(address(66), &initiation, now));
+        answers.push(right.decapsulate(address(66), &strangers_initiation(1000 + number, now), now));
     }
     assert_eq!(answers[..20], [Err(Rejected::UnknownPeer); 20]);
     assert_eq!(answers[20..], [Ok(()); 20]);
@@ -314,17 +308,154 @@ fn s_30_a_flood_is_answered_with_cookies() {
     // The flood goes on, so that the load stays.
     let again = ends[0].peer.poll_timeout().unwrap().since(at(Duration::ZERO).instant);
     for number in 0..40 {
-        let mut stranger = End::new(100, 2);
-        stranger.rng = rng(2000 + number);
-        stranger.peer.set_endpoint(address(2));
-        stranger.encapsulate(&packet(1, 2, 0), at(again)).unwrap();
-        let (_, initiation) = stranger.sent.pop().unwrap();
-        let _ = ends[1].decapsulate(address(66), &initiation, at(again));
+        let _ = ends[1].decapsulate(address(66), &strangers_initiation(2000 + number, at(again)), at(again));
     }
     ends[1].sent.clear();
     run_until(&mut ends, again, true);
     assert!(ends[0].peer.has_session(at(again).instant));
     assert_eq!(ends[1].delivered.len(), 1);
+}
+
+/// An initiation of one who knows our key, but whose own is no peer's.
+fn strangers_initiation(number: u64, now: Now) -> Vec<u8> {
+    let mut stranger = End::new(100, 2);
+    stranger.rng = rng(number);
+    stranger.peer.set_endpoint(address(2));
+    stranger.encapsulate(&packet(1, 2, 0), now).unwrap();
+    stranger.sent.pop().unwrap().1
+}
+
+/// [WP 5.3] Twenty in a second are looked at; one more, and for a second cookies are demanded.
+#[test]
+fn load_lasts_a_second() {
+    let [_, mut right] = ends();
+    let mut numbers = 3000..;
+    let mut check = |millis, count, asked_for_a_cookie| {
+        let now = at(Duration::from_millis(millis));
+        for number in numbers.by_ref().take(count) {
+            let answer = right.decapsulate(address(66), &strangers_initiation(number, now), now);
+            assert_eq!(answer, if asked_for_a_cookie { Ok(()) } else { Err(Rejected::UnknownPeer) }, "at {millis} ms");
+        }
+    };
+    check(0, 20, false);
+    check(1000, 20, false);
+    check(1999, 1, true);
+    check(2998, 1, true);
+    check(2999, 1, false);
+}
+
+#[test]
+fn datagrams_are_as_long_as_said() {
+    for (packet_len, len) in [(0, 148), (112, 148), (113, 160), (128, 160), (1420, 1456), (1424, 1456)] {
+        assert_eq!(datagram_len(packet_len), len, "for {packet_len} bytes");
+    }
+}
+
+/// [WP 5.4.6] Padding makes no packet longer than the MTU.
+#[test]
+fn padding_ends_at_the_mtu() {
+    let (mut ends, now) = (ends(), at(Duration::ZERO));
+    assert_eq!(ends[0].peer.public_key(), private_key(2).public_key());
+    for (mtu, len) in [(0, 112), (PACKET_LEN, PACKET_LEN), (PACKET_LEN + 1, PACKET_LEN + 1), (1420, 112)] {
+        ends[0].peer.set_mtu(mtu);
+        ends[0].encapsulate(&packet(1, 2, 0), now).unwrap();
+        if mtu == 0 {
+            settle(&mut ends, now);
+            ends[0].encapsulate(&packet(1, 2, 0), now).unwrap();
+        }
+        assert_eq!(ends[0].sent.pop().unwrap().1.len(), len + DATA_OVERHEAD, "at MTU {mtu}");
+    }
+}
+
+/// [WP 6.4] Who has a packet to send while a handshake goes unanswered wants it still: the attempts count anew.
+#[test]
+fn packets_prolong_the_attempts() {
+    let mut ends = ends();
+    let mut initiations = 0;
+    for second in [0, 80, 160] {
+        run_until(&mut ends, Duration::from_secs(second), false).iter().for_each(|_| initiations += 1);
+        ends[0].encapsulate(&packet(1, 2, 0), at(Duration::from_secs(second))).unwrap();
+        initiations += ends[0].sent.drain(..).count();
+    }
+    initiations += run_until(&mut ends, Duration::from_secs(160 + 90), false).len();
+    assert!((45..=50).contains(&initiations), "{initiations} in 250 s, one in 5 s and up to a third");
+}
+
+/// [WP 6.2] Data that nobody answers begins a handshake after 15 s; a keepalive, which wants no answer, does not.
+#[test]
+fn unanswered_data_begins_a_handshake() {
+    for (data, expected) in [(true, vec![INITIATION_LEN; 1]), (false, vec![])] {
+        let mut ends = ends();
+        let now = at(Duration::ZERO);
+        ends[0].encapsulate(&packet(1, 2, 0), now).unwrap();
+        settle(&mut ends, now);
+        run_until(&mut ends, Duration::from_secs(30), true);
+        let now = at(Duration::from_secs(30));
+        if data {
+            ends[0].encapsulate(&packet(1, 2, 0), now).unwrap();
+        } else {
+            ends[0].peer.set_persistent_keepalive(3600);
+            ends[0].drain(now);
+        }
+        assert_eq!(ends[0].sent.drain(..).count(), 1);
+        assert_eq!(run_until(&mut ends, Duration::from_secs(44), false), [0; 0]);
+        assert_eq!(run_until(&mut ends, Duration::from_secs(49), false), expected, "data: {data}");
+    }
+}
+
+/// [WP 6.2] Who began the session and only receives renews it in its last quarter of a minute, and no sooner.
+#[test]
+fn receiving_renews_near_the_end() {
+    let mut ends = ends();
+    ends[0].encapsulate(&packet(1, 2, 0), at(Duration::ZERO)).unwrap();
+    settle(&mut ends, at(Duration::ZERO));
+    let begun = ends[0].peer.last_handshake();
+    for (second, renewed) in [(10, false), (60, false), (164, false), (165, true)] {
+        let now = Duration::from_secs(second);
+        run_until(&mut ends, now, true);
+        ends[1].encapsulate(&packet(2, 1, 0), at(now)).unwrap();
+        settle(&mut ends, at(now));
+        assert_eq!(ends[0].peer.last_handshake() != begun, renewed, "at {second} s");
+    }
+}
+
+/// An index is owned from the message that names it first until nothing answers to it, also where both began at once.
+#[test]
+fn indices_are_owned_while_they_name_something() {
+    fn index(datagram: &[u8]) -> u32 {
+        match messages::parse(datagram) {
+            Ok(Message::Initiation(message)) => message.sender(),
+            Ok(Message::Response(message)) => message.sender(),
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut unanswered = End::new(1, 2);
+    unanswered.peer.set_endpoint(address(2));
+    unanswered.encapsulate(&packet(1, 2, 0), at(Duration::ZERO)).unwrap();
+    let due = unanswered.peer.poll_timeout().unwrap().since(at(Duration::ZERO).instant);
+    unanswered.handle_timeout(at(due));
+    let [first, second] = [0, 1].map(|position: usize| index(&unanswered.sent[position].1));
+    assert!(!unanswered.peer.owns_index(first) && unanswered.peer.owns_index(second), "the second took its place");
+
+    let (mut ends, now) = (ends(), at(Duration::ZERO));
+    ends[1].peer.set_endpoint(address(1));
+    ends[0].encapsulate(&packet(1, 2, 0), now).unwrap();
+    ends[1].encapsulate(&packet(2, 1, 0), now).unwrap();
+    let [from_left, from_right] = [0, 1].map(|end: usize| ends[end].sent[0].1.clone());
+    assert!(ends[0].peer.owns_index(index(&from_left)) && !ends[0].peer.owns_index(index(&from_right)));
+    ends[1].sent.clear();
+    ends[1].decapsulate(address(1), &from_left, now).unwrap();
+    let response = ends[1].sent[0].1.clone();
+    assert!(ends[1].peer.owns_index(index(&from_right)), "which still waits for its response");
+    assert!(ends[1].peer.owns_index(index(&response)));
+
+    ends[0].sent.clear();
+    settle(&mut ends, now);
+    assert_eq!((ends[0].delivered.len(), ends[1].delivered.len()), (1, 1));
+    assert!(ends[0].peer.owns_index(index(&from_left)), "which names the session");
+    ends.iter_mut().for_each(|end| end.peer.clear());
+    assert!(!ends[0].peer.owns_index(index(&from_left)));
+    assert!(!ends[1].peer.owns_index(index(&from_right)) && !ends[1].peer.owns_index(index(&response)));
 }
 
 #[test]

@@ -86,3 +86,29 @@ const _: () = assert!(REKEY_AFTER_TIME.as_secs() < REKEY_ON_RECEIVE_AFTER.as_sec
 const _: () = assert!(REKEY_ON_RECEIVE_AFTER.as_secs() < REJECT_AFTER_TIME.as_secs());
 const _: () = assert!(CROSSING_SETTLES_WITHIN.as_secs() < REKEY_TIMEOUT.as_secs());
 const _: () = assert!(REPLAY_BITS.is_power_of_two());
+const _: () = assert!(0 < UNDER_LOAD_AT && UNDER_LOAD_AT < HANDSHAKE_QUEUE_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [WP 6.1] The table of the paper, and what follows from it, as numbers.
+    #[test]
+    fn the_numbers_are_those_of_the_paper() {
+        assert_eq!(
+            (REKEY_AFTER_MESSAGES, REJECT_AFTER_MESSAGES),
+            (1_152_921_504_606_846_976, 18_446_744_073_709_543_423)
+        );
+        let check = |time: Duration, seconds| assert_eq!(time, Duration::from_secs(seconds));
+        check(REKEY_AFTER_TIME, 120);
+        check(REJECT_AFTER_TIME, 180);
+        check(REKEY_ATTEMPT_TIME, 90);
+        check(REKEY_TIMEOUT, 5);
+        check(KEEPALIVE_TIMEOUT, 10);
+        check(NEW_HANDSHAKE_TIMEOUT, 15);
+        check(REKEY_ON_RECEIVE_AFTER, 165);
+        check(ZERO_KEY_MATERIAL_AFTER, 540);
+        check(COOKIE_VALID_FOR, 115);
+        assert_eq!((MAX_TIMER_HANDSHAKES, REPLAY_WINDOW), (18, 8128));
+    }
+}

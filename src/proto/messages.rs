@@ -247,7 +247,7 @@ pub const fn padded_len(len: usize, mtu: usize) -> usize {
     }
     let last_unit = if len > mtu { len % mtu } else { len };
     let padded_unit = last_unit.next_multiple_of(PADDING_MULTIPLE);
-    len - last_unit + if padded_unit < mtu { padded_unit } else { mtu }
+    len - last_unit + if padded_unit >= mtu { mtu } else { padded_unit }
 }
 
 /// Writes an initiation; both macs stay zero until a cookie jar adds them. [WP 5.4.2]
@@ -336,24 +336,31 @@ mod tests {
     /// [WP 5.4.2] [WP 5.4.3] [WP 5.4.7] What is written is what the views read.
     #[test]
     fn fields_lie_where_they_are_written() {
-        let initiation = write_initiation(0x0403_0201, &[1; 32], &[2; 48], &[3; 28]);
+        let mut initiation = write_initiation(0x0403_0201, &[1; 32], &[2; 48], &[3; 28]);
         assert_eq!(initiation[..8], [1, 0, 0, 0, 1, 2, 3, 4]);
+        assert_eq!(initiation[116..], [0; 32], "both macs");
+        initiation[116..132].fill(4);
+        initiation[132..].fill(5);
         let Ok(Message::Initiation(view)) = parse(&initiation) else { panic!("an initiation") };
-        assert_eq!(view.sender(), 0x0403_0201);
+        assert_eq!((view.as_bytes(), view.sender()), (&initiation, 0x0403_0201));
         assert_eq!((view.ephemeral(), view.sealed_static(), view.sealed_timestamp()), (&[1; 32], &[2; 48], &[3; 28]));
-        assert_eq!((view.mac1(), view.mac2()), (&[0; 16], &[0; 16]));
+        assert_eq!((view.mac1(), view.mac2()), (&[4; 16], &[5; 16]));
 
-        let response = write_response(5, 6, &[1; 32], &[2; 16]);
+        let mut response = write_response(5, 6, &[1; 32], &[2; 16]);
         assert_eq!(response[..12], [2, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0]);
+        assert_eq!(response[60..], [0; 32], "both macs");
+        response[60..76].fill(3);
+        response[76..].fill(4);
         let Ok(Message::Response(view)) = parse(&response) else { panic!("a response") };
-        assert_eq!((view.sender(), view.receiver()), (5, 6));
+        assert_eq!((view.as_bytes(), view.sender(), view.receiver()), (&response, 5, 6));
         assert_eq!((view.ephemeral(), view.sealed_nothing()), (&[1; 32], &[2; 16]));
-        assert_eq!((view.mac1(), view.mac2()), (&[0; 16], &[0; 16]));
+        assert_eq!((view.mac1(), view.mac2()), (&[3; 16], &[4; 16]));
 
         let reply = write_cookie_reply(7, &[1; 24], &[2; 32]);
         assert_eq!(reply[..8], [3, 0, 0, 0, 7, 0, 0, 0]);
         let Ok(Message::CookieReply(view)) = parse(&reply) else { panic!("a cookie reply") };
-        assert_eq!((view.receiver(), view.nonce(), view.sealed_cookie()), (7, &[1; 24], &[2; 32]));
+        assert_eq!((view.as_bytes(), view.receiver()), (&reply, 7));
+        assert_eq!((view.nonce(), view.sealed_cookie()), (&[1; 24], &[2; 32]));
     }
 
     /// [WP 5.4.6] Header of transport data; the shortest is a keepalive of 32 bytes.

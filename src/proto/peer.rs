@@ -68,7 +68,7 @@ const HANDSHAKES_PER_SECOND: u64 = RATE_PACKETS_PER_SECOND;
 /// Bytes that `out` needs for a packet of this length: sealed and padded, or the longest handshake message.
 pub const fn datagram_len(packet_len: usize) -> usize {
     let sealed = packet_len.next_multiple_of(PADDING_MULTIPLE) + DATA_OVERHEAD;
-    if sealed > INITIATION_LEN { sealed } else { INITIATION_LEN }
+    if sealed >= INITIATION_LEN { sealed } else { INITIATION_LEN }
 }
 
 /// What is to be done with the result of a call.

@@ -187,10 +187,15 @@ mod tests {
     #[test]
     fn faults_are_the_groups() {
         let check = |reason: Rejected, fault| assert_eq!(reason.fault(), fault, "{reason:?}");
+        // The first and the last of each.
         check(Rejected::MalformedMessage, "malformed");
+        check(Rejected::MalformedOutbound, "malformed");
         check(Rejected::UnknownIndex, "unknown");
-        check(Rejected::BadTag, "unauthentic");
-        check(Rejected::ReplayedCounter, "stale");
+        check(Rejected::UnknownPeer, "unknown");
+        check(Rejected::BadMac1, "unauthentic");
+        check(Rejected::LowOrderPoint, "unauthentic");
+        check(Rejected::ReplayedTimestamp, "stale");
+        check(Rejected::UnexpectedCookie, "stale");
         check(Rejected::CookieRequired, "unwelcome");
         check(Rejected::DeliverFailed, "unwelcome");
     }

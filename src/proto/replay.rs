@@ -68,14 +68,16 @@ impl ReplayWindow {
             return Err(Rejected::MessageLimit);
         }
         let word = counter / WORD_BITS;
-        if counter > self.newest {
-            let newest_word = self.newest / WORD_BITS;
-            for skipped in 1..=(word - newest_word).min(WORDS) {
-                self.bitmap[((newest_word + skipped) % WORDS) as usize] = 0;
+        match self.newest.checked_sub(counter) {
+            Some(behind) if behind > REPLAY_WINDOW => return Err(Rejected::ReplayedCounter),
+            Some(_) => {}
+            None => {
+                let newest_word = self.newest / WORD_BITS;
+                for skipped in 1..=(word - newest_word).min(WORDS) {
+                    self.bitmap[((newest_word + skipped) % WORDS) as usize] = 0;
+                }
+                self.newest = counter;
             }
-            self.newest = counter;
-        } else if self.newest - counter > REPLAY_WINDOW {
-            return Err(Rejected::ReplayedCounter);
         }
         let bit = 1 << (counter % WORD_BITS);
         let slot = &mut self.bitmap[(word % WORDS) as usize];

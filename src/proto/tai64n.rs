@@ -63,7 +63,7 @@ impl Tai64n {
         let seconds = seconds.try_into().map_or(u64::MAX, u64::from_be_bytes);
         let nanos = nanos.try_into().map_or(u32::MAX, u32::from_be_bytes) & NANOSECONDS_MASK;
         match nanos.checked_add(STEP_NANOS) {
-            Some(nanos) if nanos < NANOS_PER_SECOND => Self::new(seconds, nanos),
+            Some(nanos @ ..NANOS_PER_SECOND) => Self::new(seconds, nanos),
             _ => Self::new(seconds.saturating_add(1), 0),
         }
     }

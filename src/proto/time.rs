@@ -56,3 +56,19 @@ pub struct Now {
     /// The wall clock.
     pub unix: UnixTime,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing wraps: neither before the clock's start nor beyond its end.
+    #[test]
+    fn time_stays_on_the_clock() {
+        let (second, start) = (Duration::from_secs(1), Instant::default());
+        let (early, late) = (Instant::from_nanos(7), Instant::from_nanos(1_000_000_007));
+        assert_eq!((early + second, late - second), (late, early));
+        assert_eq!((late.since(early), early.since(late)), (second, Duration::ZERO));
+        assert_eq!((early - second, Instant::from_nanos(u64::MAX) + second), (start, Instant::from_nanos(u64::MAX)));
+        assert_eq!(late.as_nanos(), 1_000_000_007);
+    }
+}

@@ -416,6 +416,22 @@ mod tests {
         assert_eq!(jitter(&mut Fixed(0)), Duration::ZERO);
         let most = jitter(&mut Fixed(u32::MAX));
         assert!(most > Duration::from_millis(333) && most < REKEY_TIMEOUT_JITTER_MAX, "{most:?}");
+        let timers = Timers::new();
+        assert_eq!(timers.data_sent(at(0), &mut Fixed(u32::MAX)), Some(at(15) + most), "it delays");
+        assert_eq!(timers.handshake_initiated(at(0), &mut Fixed(u32::MAX)), Some(at(5) + most));
+    }
+
+    /// An event at the very start of either clock has happened.
+    #[test]
+    fn time_zero_is_no_special_case() {
+        let (timers, start) = (Timers::new(), Instant::default());
+        timers.handshake_sent(start);
+        assert!(!timers.may_initiate(false, start));
+        timers.arm(Timer::SendKeepalive, start);
+        assert_eq!(timers.take_expired(at(0)), Some(Expired::SendKeepalive));
+        assert_eq!(timers.last_handshake(), None);
+        timers.handshake_complete(Now::default());
+        assert!(timers.last_handshake().is_some());
     }
 
     /// [WP 6.5] One keepalive 10 s after the first data, one more for data that came meanwhile.
@@ -432,6 +448,9 @@ mod tests {
         timers.data_received(at(30));
         timers.any_authenticated_packet_sent(at(31));
         assert_eq!(timers.next_deadline(), None);
+        timers.data_received(at(40));
+        assert_eq!(timers.take_expired(at(50)), Some(Expired::SendKeepalive));
+        assert_eq!(timers.next_deadline(), None, "one packet, one answer");
     }
 
     /// [WP 6.2] Armed by the first unanswered data, not moved by more of it, removed by an answer.

@@ -54,7 +54,12 @@ fn nothing_matches_an_empty_table() {
     assert!(table.is_empty());
     assert_eq!((table.lookup(ip("1.2.3.4")), table.lookup(ip("::1"))), (None, None));
     assert!(!table.remove(ip("1.2.3.4"), 32, 0));
-    assert!(!table.remove(ip("1.2.3.4"), 99, 0));
+    for too_long in [33, 99, 255] {
+        assert!(!table.remove(ip("1.2.3.4"), too_long, 0), "{too_long}");
+    }
+    for too_long in [129, 255] {
+        assert!(!table.remove(ip("::1"), too_long, 0), "{too_long}");
+    }
     table.remove_owner(7);
     assert_eq!(table.iter_owner(7).count(), 0);
 }
@@ -63,12 +68,13 @@ fn nothing_matches_an_empty_table() {
 #[test]
 fn a_prefix_moves_to_its_last_owner() {
     let mut table = table(&[("10.0.0.1", 8, 0), ("10.9.9.9", 8, 1)]);
-    assert_eq!(table.len(), 1);
+    assert!(table.len() == 1 && !table.is_empty());
     assert_eq!(table.lookup(ip("10.1.1.1")), Some(1));
     assert_eq!(table.iter_owner(0).count(), 0);
     assert!(!table.remove(ip("10.0.0.0"), 8, 0), "another's");
     assert!(!table.remove(ip("10.0.0.0"), 9, 1), "not exactly this one");
     assert!(!table.remove(ip("10.0.0.0"), 7, 1), "not exactly this one");
+    assert!(!table.remove(ip("11.0.0.0"), 8, 1), "another of the same length");
     assert!(table.remove(ip("10.200.0.0"), 8, 1), "host bits are ignored");
     assert_eq!(table.lookup(ip("10.1.1.1")), None);
     assert!(table.is_empty());

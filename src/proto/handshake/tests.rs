@@ -95,6 +95,9 @@ fn two_parties_derive_the_same_keys() {
         let (mut initiator, mut responder) = pair(psk, &mut rng);
         let initiation = initiator.create_initiation(10, 1000, &mut rng);
         assert_eq!(initiator.handshake.local_index(), Some(10));
+        let Ok(Message::Initiation(message)) = parse(&initiation) else { panic!("an initiation") };
+        let opened = responder.identity.open_initiation(&message).expect("opened");
+        assert_eq!((opened.remote_static(), opened.remote_index()), (initiator.identity.public_key(), 10));
         responder.consume_initiation(&initiation, 0).expect("consumed");
         let (response, theirs) = responder.create_response(20, &mut rng);
         let ours = initiator.consume_response(&response).expect("consumed");

@@ -30,6 +30,7 @@ fn age(seconds: u64) -> Instant {
 #[test]
 fn expires_at_reject_after_time() {
     let keypair = keypair(1, true);
+    assert_eq!((keypair.birth(), keypair.remote_index()), (T0, 77));
     let before = age(180) - Duration::from_nanos(1);
     assert_eq!((keypair.number(1, before), keypair.may_receive(before)), (Ok(0), Ok(())));
     assert_eq!(keypair.number(1, age(180)), Err(Rejected::ExpiredKeypair));
@@ -180,6 +181,8 @@ fn slots(keypairs: &Keypairs) -> Slots {
     (index(keypairs.previous()), index(keypairs.current()), index(keypairs.next()))
 }
 
+const NONE: [u32; 0] = [];
+
 fn dropped(dropped: Dropped) -> Vec<u32> {
     let keypairs = dropped.into_iter().flatten();
     keypairs
@@ -199,9 +202,9 @@ fn heard(keypairs: &mut Keypairs, local_index: u32, now: Instant) -> Heard {
 #[test]
 fn s_25_three_slots() {
     let mut keypairs = Keypairs::default();
-    assert_eq!(dropped(keypairs.add_initiator(keypair(1, true))), []);
+    assert_eq!(dropped(keypairs.add_initiator(keypair(1, true))), NONE);
     assert_eq!(slots(&keypairs), (None, Some(1), None));
-    assert_eq!(dropped(keypairs.add_initiator(keypair(2, true))), []);
+    assert_eq!(dropped(keypairs.add_initiator(keypair(2, true))), NONE);
     assert_eq!(slots(&keypairs), (Some(1), Some(2), None));
     assert_eq!(dropped(keypairs.add_initiator(keypair(3, true))), [1]);
     assert_eq!(dropped(keypairs.add_responder(keypair(4, false), false)), [2]);
@@ -210,10 +213,10 @@ fn s_25_three_slots() {
     assert!(keypairs.next().unwrap().is_unconfirmed() && !keypairs.current().unwrap().is_unconfirmed());
     let heard = [4, 3, 5].map(|index| heard(&mut keypairs, index, T0));
     assert_eq!(heard, [Heard::Nothing, Heard::Nothing, CONFIRM_AND_TELL], "of the same moment: they crossed");
-    assert_eq!(dropped(keypairs.confirm_next()), []);
+    assert_eq!(dropped(keypairs.confirm_next()), NONE);
     assert_eq!(slots(&keypairs), (Some(3), Some(5), None));
     assert!(!keypairs.current().unwrap().is_unconfirmed());
-    assert_eq!(dropped(keypairs.confirm_next()), [], "nothing to confirm");
+    assert_eq!(dropped(keypairs.confirm_next()), NONE, "nothing to confirm");
     assert_eq!(dropped(keypairs.add_responder(keypair(6, false), false)), [3]);
     assert_eq!(dropped(keypairs.add_initiator(keypair(7, true))), [5], "an unconfirmed next outlives current");
     assert_eq!(slots(&keypairs), (Some(6), Some(7), None));
@@ -227,7 +230,7 @@ fn crossed(ours_wins: bool) -> Keypairs {
     dropped(keypairs.add_initiator(keypair(1, true)));
     dropped(keypairs.add_responder(Keypair::new(keys(2, false), age(60)), false));
     let ours = Keypair::new(keys(3, true), age(60));
-    assert_eq!(dropped(keypairs.add_crossed_initiator(ours, ours_wins)), []);
+    assert_eq!(dropped(keypairs.add_crossed_initiator(ours, ours_wins)), NONE);
     assert_eq!(slots(&keypairs), (Some(1), Some(3), Some(2)));
     keypairs
 }

@@ -369,6 +369,9 @@ fn s_14_crossed_initiations() {
             }
             assert!(same_session(&a, &b), "{order:?}");
             assert_ne!(a.current().is_initiator(), b.current().is_initiator(), "{order:?}");
+            if let [ResponseToA, ResponseToB, ..] | [ResponseToB, ResponseToA, ..] = order {
+                assert!(a.current().is_initiator(), "{order:?}: both were answered, and the greater key is preferred");
+            }
             for side in [&mut a, &mut b] {
                 side.events();
                 assert_eq!(side.tunnel.timers().deadline(Timer::RetransmitHandshake), None, "{order:?}");
@@ -447,6 +450,30 @@ fn s_08_a_late_crossed_response_is_refused() {
     assert_eq!(a.consume_response(&to_a, at(160)).map(|_| ()), Err(Rejected::NoHandshake));
     a.events();
     assert_eq!(a.indices.len(), 1, "the forgotten initiation's index was released");
+}
+
+/// A session that we responded to and that was never confirmed is only received on after one that we began, however
+/// many of the peer's own initiations were answered before.
+#[test]
+fn an_unconfirmed_session_gives_way() {
+    let (mut a, mut b) = pair();
+    let initiation = a.initiate(false, at(0)).unwrap();
+    b.answer(&initiation, at(0)).unwrap();
+    let unconfirmed = b.tunnel.keypairs().next().unwrap().clone();
+    let initiation = b.initiate(false, at(5_000)).unwrap();
+    let response = a.answer(&initiation, at(5_000)).unwrap();
+    b.consume_response(&response, at(5_050)).unwrap();
+    assert!(b.tunnel.keypairs().next().is_none());
+    assert!(b.tunnel.keypairs().previous().is_some_and(|previous| Arc::ptr_eq(previous, &unconfirmed)));
+}
+
+/// Nobody but us has settled for anything: the answer to an initiation that nothing crossed is taken until it is sent anew.
+#[test]
+fn a_late_response_is_taken() {
+    let (mut a, mut b) = pair();
+    let initiation = a.initiate(false, at(0)).unwrap();
+    let response = b.answer(&initiation, at(5_100)).unwrap();
+    assert!(a.consume_response(&response, at(5_200)).is_ok());
 }
 
 /// An initiation that has gone unanswered for REKEY_TIMEOUT gives way to the peer's.
