@@ -84,7 +84,7 @@ for target in $targets; do
     { time chrt --idle 0 nice -n 19 "$binaries/$target" "${options[@]}" -max_total_time="${FUZZ_SECONDS:-60}" \
         -artifact_prefix="$found/crashes/$target/" "$found/$target" "fuzz/corpus/$target" >"$log" 2>&1 </dev/null || true; } 2>"$log.time"
     # A search that is ended before its time has not found anything by that.
-    if grep -q 'Test unit written' "$log"; then crashes=1; fi
+    if grep -q 'ERROR: ' "$log"; then crashes=1; fi
     seconds=$(awk '{ printf "%.0f", $1 + $2 }' "$log.time")
     status=$(grep -E '^#[0-9]+.* cov: ' "$log" | tail -n 1)
     number() { sed -n "s/.*$1: \([0-9]*\).*/\1/p" <<<"$status"; }
