@@ -185,10 +185,6 @@ impl Reading<'_> {
             return self.unreachable(packet, Rejected::NoEndpoint);
         };
         let must_wait = peer.has_staged() || !peer.may_send(self.now);
-        if must_wait {
-            // What came before it goes, or waits, before it.
-            self.close();
-        }
         for segment in 0..packet.count() {
             let len = packet.segment_len(segment);
             if must_wait {
@@ -384,13 +380,9 @@ impl Exit {
     }
 }
 
-/// Takes counters for a train; gives it back where there is no session for it, and where packets of its peer wait that
-/// came before it.
+/// Takes counters for a train; gives it back where there is no session for it.
 /// [WP 5.4.6] A counter is used once.
 fn number(train: Train<Routed>, now: Instant) -> Result<Train<Numbered>, Train<Routed>> {
-    if train.peer.has_staged() {
-        return Err(train);
-    }
     let keypair = train.peer.sending.load_full();
     match keypair.and_then(|keypair| Some((keypair.number(train.count as u64, now).ok()?, keypair))) {
         Some((first_counter, keypair)) => Ok(train.into_stage(Numbered { keypair, first_counter })),
@@ -438,42 +430,4 @@ fn stamp(shared: &Shared, train: &Train<Sealed>, sent: Sent, now: Instant, rng: 
 /// The packet at the start of a padded payload.
 fn unpadded(payload: &[u8]) -> &[u8] {
     Header::parse(payload).map_or(payload, |header| &payload[..header.total_len])
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use zeroize::Zeroizing;
-
-    use super::*;
-    use crate::key::PublicKey;
-    use crate::proto::handshake::DerivedKeys;
-    use crate::proto::keypair::Keypair;
-
-    /// A batch holds two trains of a peer; the first finds no session, and waits; before the second is numbered the session
-    /// comes. It must not overtake the first.
-    #[test]
-    fn no_train_overtakes_what_waits() {
-        let peer = Arc::new(Peer::new(0, 0, PublicKey::from_bytes([1; 32]), Arc::default()));
-        let train = || Train {
-            peer: peer.clone(),
-            endpoint: Endpoint { address: (Ipv4Addr::LOCALHOST, 9).into(), source: None },
-            ecn: 0,
-            place: 0..DATA_OVERHEAD,
-            stride: DATA_OVERHEAD,
-            count: 1,
-            stage: Routed,
-        };
-        let now = Instant::default();
-        assert!(number(train(), now).is_err(), "there is no session");
-        peer.stage(&[0; 20]).expect("it is a peer");
-        let key = || Zeroizing::new([0; 32]);
-        let keys =
-            DerivedKeys { sending: key(), receiving: key(), local_index: 1, remote_index: 2, is_initiator: true };
-        peer.sending.store(Some(Keypair::new(keys, now)));
-        assert!(number(train(), now).is_err(), "an earlier one waits");
-        assert_eq!(peer.take_staged().len(), 1);
-        assert!(number(train(), now).is_ok());
-    }
 }
