@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::THREADS_MAX;
 use crate::key::{PresharedKey, PublicKey};
 use crate::proto::constants::STAGED_PACKETS_MAX;
 use crate::proto::keypair::Keypair;
@@ -64,6 +65,17 @@ pub(crate) enum Waiting {
     MayGo,
 }
 
+/// A packet that waits for a session.
+struct Staged {
+    /// The lane that it came by, and leaves by: packets of one flow must not overtake each other.
+    lane: usize,
+    /// The packet; none in a keepalive.
+    packet: Box<[u8]>,
+}
+
+// A lane is a bit of `Peer::staged_lanes`.
+const _: () = assert!(THREADS_MAX <= u32::BITS as usize);
+
 /// A peer of a device.
 pub(crate) struct Peer {
     /// Its place in [`super::Routes`], which is also what allowed IPs name.
@@ -87,8 +99,9 @@ pub(crate) struct Peer {
     /// The index whose first packet the [`Wish::CONFIRM`] is about.
     confirmed_index: AtomicU32,
     endpoint: RwLock<Option<Endpoint>>,
-    staged: Mutex<VecDeque<Box<[u8]>>>,
-    staged_count: AtomicU32,
+    staged: Mutex<VecDeque<Staged>>,
+    /// A bit for each lane that has packets among the staged ones.
+    staged_lanes: AtomicU32,
     /// Bytes staged over all peers of the device.
     staged_bytes: Arc<AtomicU64>,
     wishes: AtomicU8,
@@ -114,7 +127,7 @@ impl Peer {
             confirmed_index: AtomicU32::new(0),
             endpoint: RwLock::new(None),
             staged: Mutex::new(VecDeque::new()),
-            staged_count: AtomicU32::new(0),
+            staged_lanes: AtomicU32::new(0),
             staged_bytes,
             wishes: AtomicU8::new(0),
             flush_wanted: AtomicBool::new(false),
@@ -170,15 +183,34 @@ impl Peer {
 
     /// Whether packets wait for a session, as far as this thread has heard.
     pub(crate) fn has_staged(&self) -> bool {
-        self.staged_count.load(Ordering::Acquire) != 0
+        self.staged_lanes.load(Ordering::Acquire) != 0
     }
 
-    /// What is to become of what waits for a session. To be asked by whoever has staged something, and by whoever
-    /// knows of a new session: one of them at least knows of both.
-    pub(crate) fn waiting(&self, now: Instant) -> Waiting {
+    /// Whether packets of a lane wait for a session. What this thread has staged it has heard of.
+    pub(crate) fn has_staged_in(&self, lane: usize) -> bool {
+        self.staged_lanes.load(Ordering::Acquire) & 1 << lane != 0
+    }
+
+    /// The lanes that have packets which wait for a session. To be asked by whoever knows of a new session: who stages
+    /// later sees that session.
+    pub(crate) fn lanes_waiting(&self) -> impl Iterator<Item = usize> + use<> {
+        // With the lock, which whoever stages takes before he looks at the session.
+        let lanes = {
+            let _staged = lock(&self.staged);
+            self.staged_lanes.load(Ordering::Relaxed)
+        };
+        (0..THREADS_MAX).filter(move |lane| lanes & 1 << lane != 0)
+    }
+
+    /// What is to become of what waits in a lane for a session. To be asked by whoever has staged something there, and
+    /// for each of the [lanes that wait](Self::lanes_waiting) by whoever knows of a new session: one of them at least knows of both.
+    pub(crate) fn waiting(&self, lane: usize, now: Instant) -> Waiting {
         // With the lock, and before the session is looked at. Who finds nothing here has it before who stages later, who
         // therefore sees the session.
-        let is_empty = lock(&self.staged).is_empty();
+        let is_empty = {
+            let _staged = lock(&self.staged);
+            !self.has_staged_in(lane)
+        };
         if is_empty {
             Waiting::Nothing
         } else if self.may_send(now) {
@@ -193,10 +225,10 @@ impl Peer {
         self.sending.load().as_ref().is_some_and(|keypair| keypair.may_send(now))
     }
 
-    /// Lets a packet wait for a session; an empty one is a keepalive. Returns how many packets were
+    /// Lets a packet of a lane wait for a session; an empty one is a keepalive. Returns how many packets were
     /// dropped for it: the oldest beyond 128, or this one if all peers together hold too much. `None` when
     /// the peer was removed: nothing waits in it any more. [KERNEL-STAGED]
-    pub(crate) fn stage(&self, packet: &[u8]) -> Option<u64> {
+    pub(crate) fn stage(&self, lane: usize, packet: &[u8]) -> Option<u64> {
         let mut staged = lock(&self.staged);
         if self.is_removed() {
             return None;
@@ -205,7 +237,7 @@ impl Peer {
         if staged.len() >= STAGED_PACKETS_MAX
             && let Some(oldest) = staged.pop_front()
         {
-            self.staged_bytes.fetch_sub(oldest.len() as u64, Ordering::Relaxed);
+            self.staged_bytes.fetch_sub(oldest.packet.len() as u64, Ordering::Relaxed);
             dropped += 1;
         }
         let held = self.staged_bytes.fetch_add(packet.len() as u64, Ordering::Relaxed);
@@ -213,9 +245,9 @@ impl Peer {
             self.staged_bytes.fetch_sub(packet.len() as u64, Ordering::Relaxed);
             dropped += 1;
         } else {
-            staged.push_back(packet.into());
+            staged.push_back(Staged { lane, packet: packet.into() });
         }
-        self.staged_count.store(staged.len() as u32, Ordering::Release);
+        self.note_lanes(&staged);
         Some(dropped)
     }
 
@@ -223,18 +255,34 @@ impl Peer {
     pub(crate) fn stage_keepalive(&self) {
         let mut staged = lock(&self.staged);
         if staged.is_empty() && !self.is_removed() {
-            staged.push_back(Box::default());
-            self.staged_count.store(1, Ordering::Release);
+            staged.push_back(Staged { lane: 0, packet: Box::default() });
+            self.note_lanes(&staged);
         }
     }
 
-    /// Takes what waits, oldest first.
+    /// Takes what waits in a lane, oldest first.
+    pub(crate) fn take_staged_in(&self, lane: usize) -> VecDeque<Box<[u8]>> {
+        self.take_staged_if(|staged| staged.lane == lane)
+    }
+
+    /// Takes what waits, whatever its lane.
     pub(crate) fn take_staged(&self) -> VecDeque<Box<[u8]>> {
+        self.take_staged_if(|_| true)
+    }
+
+    fn take_staged_if(&self, which: impl FnMut(&Staged) -> bool) -> VecDeque<Box<[u8]>> {
         let mut staged = lock(&self.staged);
-        self.staged_count.store(0, Ordering::Release);
-        let taken = std::mem::take(&mut *staged);
-        self.staged_bytes.fetch_sub(taken.iter().map(|packet| packet.len() as u64).sum(), Ordering::Relaxed);
-        taken
+        let (taken, left): (VecDeque<_>, _) = std::mem::take(&mut *staged).into_iter().partition(which);
+        *staged = left;
+        self.note_lanes(&staged);
+        self.staged_bytes.fetch_sub(taken.iter().map(|staged| staged.packet.len() as u64).sum(), Ordering::Relaxed);
+        taken.into_iter().map(|staged| staged.packet).collect()
+    }
+
+    /// Publishes which lanes have packets that wait.
+    fn note_lanes(&self, staged: &VecDeque<Staged>) {
+        let lanes = staged.iter().fold(0, |lanes, staged| lanes | 1 << staged.lane);
+        self.staged_lanes.store(lanes, Ordering::Release);
     }
 
     /// Adds to what the control thread is to do; true if it has to be told.

@@ -53,6 +53,8 @@ const OFFLOAD_RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(
 
 /// The outbound direction of a lane.
 pub(crate) struct Outbound {
+    /// The lane's number.
+    lane: usize,
     /// There may be something to read. Cleared before a read that finds nothing, set by the system's word.
     pub(crate) ready: AtomicBool,
     entry: Mutex<Entry>,
@@ -76,12 +78,12 @@ struct Exit {
 }
 
 impl Outbound {
-    /// `batches`: how many there are in the pool.
-    pub(crate) fn new(receiver: Box<dyn TunReceiver>, batches: usize) -> Self {
+    /// The direction of lane number `lane`. `batches`: how many there are in the pool.
+    pub(crate) fn new(lane: usize, receiver: Box<dyn TunReceiver>, batches: usize) -> Self {
         let entry =
             Entry { receiver, next_ticket: 0, icmp_limiter: icmp::Limiter::default(), icmp_buffer: Buffers::new(1) };
         let exit = Exit { sender: None, rng: Xoshiro256PlusPlus::from_rng(&mut UnwrapErr(SysRng)) };
-        Self { ready: AtomicBool::new(true), entry: Mutex::new(entry), ordered: Ordered::new(batches, exit) }
+        Self { lane, ready: AtomicBool::new(true), entry: Mutex::new(entry), ordered: Ordered::new(batches, exit) }
     }
 
     /// How to learn that there is something to read.
@@ -117,7 +119,7 @@ impl Outbound {
         outcome
     }
 
-    /// Sends what is staged for a peer, if it has a session by now; asks for one if not.
+    /// Sends what is staged for a peer in this lane, if it has a session by now; asks for one if not.
     pub(crate) fn flush(&self, crew: &Crew, worker: usize, inbound: &Inbound, peer: &Arc<Peer>, now: Instant) {
         let entry = lock(&self.entry);
         let batch = crew.outbound.wait(worker);
@@ -184,7 +186,11 @@ impl Reading<'_> {
         let Some(endpoint) = peer.endpoint() else {
             return self.unreachable(packet, Rejected::NoEndpoint);
         };
-        let must_wait = peer.has_staged() || !peer.may_send(self.now);
+        let must_wait = peer.has_staged_in(self.outbound.lane) || !peer.may_send(self.now);
+        if must_wait {
+            // What came before it goes, or waits, before it.
+            self.close();
+        }
         for segment in 0..packet.count() {
             let len = packet.segment_len(segment);
             if must_wait {
@@ -241,7 +247,7 @@ impl Reading<'_> {
     // --- stage -------------------------------------------------------------------------------
 
     fn stage(&self, peer: &Arc<Peer>, packet: &[u8]) {
-        let dropped = peer.stage(packet).unwrap_or_else(|| self.stage_elsewhere(packet));
+        let dropped = peer.stage(self.outbound.lane, packet).unwrap_or_else(|| self.stage_elsewhere(packet));
         if dropped != 0 {
             self.crew.shared.drops.count(Rejected::StagedDropped, dropped);
         }
@@ -259,20 +265,20 @@ impl Reading<'_> {
             shared.drops.count(Rejected::NoEndpoint, 1);
             return 0;
         }
-        let Some(dropped) = peer.stage(packet) else { return 1 };
+        let Some(dropped) = peer.stage(self.outbound.lane, packet) else { return 1 };
         shared.want_flush(peer);
         dropped
     }
 
     /// What waited goes before what comes now.
     fn flush_staged(&mut self, peer: &Arc<Peer>) {
-        match peer.waiting(self.now) {
+        match peer.waiting(self.outbound.lane, self.now) {
             Waiting::Nothing => return,
             Waiting::ForSession => return self.want_handshake(peer),
             Waiting::MayGo => {}
         }
         let Some(endpoint) = peer.endpoint() else { return };
-        for packet in peer.take_staged() {
+        for packet in peer.take_staged_in(self.outbound.lane) {
             let ecn = Header::parse(&packet).map_or(0, |header| header.ecn);
             let place = self.join(peer, endpoint, ecn, packet.len());
             self.batch.bytes[place].copy_from_slice(&packet);
@@ -291,7 +297,7 @@ impl Reading<'_> {
     /// No more packets join the open train: numbers it.
     fn close(&mut self) {
         let Some(train) = self.batch.open.take() else { return };
-        match number(train, self.now) {
+        match number(train, self.outbound.lane, self.now) {
             Ok(train) => {
                 if train.stage.keypair.needs_rekey_on_send(self.now) {
                     self.want_handshake(&train.peer);
@@ -380,9 +386,13 @@ impl Exit {
     }
 }
 
-/// Takes counters for a train; gives it back where there is no session for it.
+/// Takes counters for a lane's train; gives it back where there is no session for it, and where packets of its peer and
+/// lane wait, which came before it.
 /// [WP 5.4.6] A counter is used once.
-fn number(train: Train<Routed>, now: Instant) -> Result<Train<Numbered>, Train<Routed>> {
+fn number(train: Train<Routed>, lane: usize, now: Instant) -> Result<Train<Numbered>, Train<Routed>> {
+    if train.peer.has_staged_in(lane) {
+        return Err(train);
+    }
     let keypair = train.peer.sending.load_full();
     match keypair.and_then(|keypair| Some((keypair.number(train.count as u64, now).ok()?, keypair))) {
         Some((first_counter, keypair)) => Ok(train.into_stage(Numbered { keypair, first_counter })),
@@ -430,4 +440,45 @@ fn stamp(shared: &Shared, train: &Train<Sealed>, sent: Sent, now: Instant, rng: 
 /// The packet at the start of a padded payload.
 fn unpadded(payload: &[u8]) -> &[u8] {
     Header::parse(payload).map_or(payload, |header| &payload[..header.total_len])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::key::PublicKey;
+    use crate::proto::handshake::DerivedKeys;
+    use crate::proto::keypair::Keypair;
+
+    const LANE: usize = 1;
+
+    /// A batch holds two trains of a peer; the first finds no session, and waits; before the second is numbered the session
+    /// comes. It must not overtake the first.
+    #[test]
+    fn no_train_overtakes_what_waits() {
+        let peer = Arc::new(Peer::new(0, 0, PublicKey::from_bytes([1; 32]), Arc::default()));
+        let train = || Train {
+            peer: peer.clone(),
+            endpoint: Endpoint { address: (Ipv4Addr::LOCALHOST, 9).into(), source: None },
+            ecn: 0,
+            place: 0..DATA_OVERHEAD,
+            stride: DATA_OVERHEAD,
+            count: 1,
+            stage: Routed,
+        };
+        let now = Instant::default();
+        assert!(number(train(), LANE, now).is_err(), "there is no session");
+        peer.stage(LANE, &[0; 20]).expect("it is a peer");
+        peer.stage(LANE + 1, &[0; 20]).expect("it is a peer");
+        let key = || Zeroizing::new([0; 32]);
+        let keys =
+            DerivedKeys { sending: key(), receiving: key(), local_index: 1, remote_index: 2, is_initiator: true };
+        peer.sending.store(Some(Keypair::new(keys, now)));
+        assert!(number(train(), LANE, now).is_err(), "an earlier one waits");
+        assert_eq!(peer.take_staged_in(LANE).len(), 1);
+        assert!(number(train(), LANE, now).is_ok());
+    }
 }

@@ -164,8 +164,8 @@ impl Crew {
     /// As many lanes as the interface has queues, at most one for each worker.
     pub(crate) fn new(shared: Arc<Shared>, queues: Vec<TunQueue>) -> Self {
         let batches = shared.workers.len() * BATCHES_PER_WORKER;
-        let lanes = queues.into_iter().map(|queue| Lane {
-            outbound: Outbound::new(queue.receiver, batches),
+        let lanes = queues.into_iter().enumerate().map(|(number, queue)| Lane {
+            outbound: Outbound::new(number, queue.receiver, batches),
             inbound: Inbound::new(queue.sender, batches),
             backlog: AtomicBool::new(false),
         });
@@ -252,13 +252,13 @@ impl Worker {
             if crew.shared.closing.load(Ordering::Acquire) {
                 return Ok(());
             }
-            if let Some(lane) = crew.lanes.get(self.number) {
-                if crew.shared.sockets_changed(self.epoch) {
-                    self.change_sockets(lane)?;
-                }
-                if self.number == 0 {
-                    self.flush_wanted(lane);
-                }
+            if let Some(lane) = crew.lanes.get(self.number)
+                && crew.shared.sockets_changed(self.epoch)
+            {
+                self.change_sockets(lane)?;
+            }
+            if self.number == 0 {
+                self.flush_wanted();
             }
             self.work(signal, &mut events)?;
             self.stretches.end();
@@ -414,11 +414,14 @@ impl Worker {
         Ok(())
     }
 
-    fn flush_wanted(&self, lane: &Lane) {
+    fn flush_wanted(&self) {
         for _ in 0..FLUSHES_PER_TURN {
             let Some(peer) = self.crew.shared.flushes.pop() else { return };
             if peer.take_flush() {
-                lane.outbound.flush(&self.crew, self.number, &lane.inbound, &peer, now());
+                for lane in peer.lanes_waiting() {
+                    let Lane { outbound, inbound, .. } = &self.crew.lanes[lane];
+                    outbound.flush(&self.crew, self.number, inbound, &peer, now());
+                }
             }
         }
         self.crew.shared.workers[self.number].wake();

@@ -40,6 +40,8 @@ mod library {
     pub(crate) mod proto;
 
     pub(crate) mod device {
+        pub(crate) use adit::device::THREADS_MAX;
+
         pub(crate) mod inbox;
         pub(crate) mod lookup;
         pub(crate) mod ordered;
