@@ -205,13 +205,7 @@ impl Peer {
     /// What is to become of what waits in a lane for a session. To be asked by whoever has staged something there, and
     /// for each of the [lanes that wait](Self::lanes_waiting) by whoever knows of a new session: one of them at least knows of both.
     pub(crate) fn waiting(&self, lane: usize, now: Instant) -> Waiting {
-        // With the lock, and before the session is looked at. Who finds nothing here has it before who stages later, who
-        // therefore sees the session.
-        let is_empty = {
-            let _staged = lock(&self.staged);
-            !self.has_staged_in(lane)
-        };
-        if is_empty {
+        if !self.has_staged_in(lane) {
             Waiting::Nothing
         } else if self.may_send(now) {
             Waiting::MayGo
