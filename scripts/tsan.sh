@@ -25,7 +25,7 @@ else
     toolchain=+$(rustup show active-toolchain | cut -d' ' -f1)
     export RUSTC_BOOTSTRAP=1
 fi
-read -ra targets <<<"${TSAN_TARGETS:---lib --test device --test device_manners --test fails_closed --test floods --test peer}"
+read -ra targets <<<"${TSAN_TARGETS:---lib --test device --test device_manners --test fails_closed --test floods --test ordering --test peer}"
 # Of the library's own tests those of what runs on several threads.
 filters=(device:: packet proto::keypair tun::memory udp::lossy udp::memory)
 
@@ -115,10 +115,11 @@ status=0
 for target in $(printf '%s\n' "${targets[@]}" | grep -v -- '^--test$'); do
     chosen=(--test "$target")
     only=()
-    if [ "$target" = --lib ]; then
-        chosen=(--lib)
-        only=("${filters[@]}")
-    fi
+    case $target in
+        --lib) chosen=(--lib) only=("${filters[@]}") ;;
+        # The others run the program in namespaces.
+        ordering) only=(flows_of rekeys_under neither_direction) ;;
+    esac
     log=$work/${target#--}.log
     timeout "${TSAN_LIMIT_S:-900}" "${build[@]}" "${chosen[@]}" -- "${only[@]}" </dev/null >"$log" 2>&1 && ended=0 || ended=$?
     races=$(grep -c '^WARNING: ThreadSanitizer' "$log" || true)

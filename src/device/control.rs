@@ -260,6 +260,7 @@ impl Control {
     /// Takes one step with a peer's tunnel and carries out what it asks for.
     fn with_tunnel<T>(&mut self, peer: &Arc<Peer>, now: Now, step: impl FnOnce(&mut Self, &mut Tunnel, Now) -> T) -> T {
         let mut tunnel = peer.tunnel();
+        peer.confirm_wished(&mut tunnel, now);
         let result = step(self, &mut tunnel, now);
         let mut keepalive = false;
         while let Some(event) = tunnel.poll_event() {

@@ -304,6 +304,14 @@ impl Peer {
         }
     }
 
+    /// Grants a [`Wish::CONFIRM`] that is still to be taken: what a worker has heard comes before the step that is about to
+    /// be taken with the tunnel. Else a new next keypair would displace one that the peer sends on already.
+    pub(crate) fn confirm_wished(&self, tunnel: &mut Tunnel, now: Now) {
+        if Wish(self.wishes.load(Ordering::Acquire)).has(Wish::CONFIRM) {
+            self.confirm(tunnel, now);
+        }
+    }
+
     /// Whether the control thread would look too late for a timer that was just armed for `deadline`.
     pub(crate) fn is_before_appointment(&self, deadline: Instant) -> bool {
         // Pairs with the fence in `make_appointment`: either that sees the deadline, or this sees that the appointment

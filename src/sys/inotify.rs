@@ -48,7 +48,7 @@ impl Inotify {
 
     /// Watches which names there are in the folder at `path`, and what is written to their files by the time that they are
     /// closed: an editor's new version, a file that another takes the place of, a symbolic link that leads elsewhere.
-    #[cfg(feature = "proxy")]
+    #[cfg(all(feature = "daemon", feature = "proxy"))]
     pub(crate) fn watch_folder(&self, path: &Path) -> io::Result<()> {
         let names = libc::IN_CREATE | libc::IN_DELETE | libc::IN_MOVED_FROM | libc::IN_MOVED_TO;
         let itself = libc::IN_DELETE_SELF | libc::IN_MOVE_SELF;
@@ -131,12 +131,12 @@ mod tests {
             fs::rename(&folder, &elsewhere).unwrap();
             fs::rename(&elsewhere, &folder).unwrap();
         });
-        #[cfg(feature = "proxy")]
+        #[cfg(all(feature = "daemon", feature = "proxy"))]
         folders_are_seen_to_change(&folder);
         let nothing = Inotify::new().unwrap().watch_file(&path);
         assert_eq!(nothing.map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
     }
-    #[cfg(feature = "proxy")]
+    #[cfg(all(feature = "daemon", feature = "proxy"))]
     fn folders_are_seen_to_change(folder: &Path) {
         fs::create_dir_all(folder).unwrap();
         let mut inotify = Inotify::new().unwrap();

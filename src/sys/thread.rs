@@ -34,6 +34,7 @@ fn no_processors() -> Mask {
 ///
 /// # Errors
 /// What the system says; a sandbox may forbid the call.
+#[cfg(any(feature = "daemon", test))]
 pub(crate) fn allowed_processors() -> io::Result<Vec<usize>> {
     let mut mask = no_processors();
     // SAFETY: the pointer and the size are those of a mask that lives until the call returns; 0 is this thread.

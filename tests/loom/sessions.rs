@@ -22,6 +22,7 @@ pub(crate) const MODELS: &[crate::Model] = &[
     ("the_first_data_makes_a_session_current", the_first_data_makes_a_session_current),
     ("what_is_sent_on_is_never_what_was_cleared", what_is_sent_on_is_never_what_was_cleared),
     ("what_is_sent_on_is_never_what_was_replaced", what_is_sent_on_is_never_what_was_replaced),
+    ("a_session_that_was_heard_of_is_not_displaced", a_session_that_was_heard_of_is_not_displaced),
 ];
 
 /// Machine words on the stack of a thread that does a handshake; loom's own are too small.
@@ -67,6 +68,7 @@ impl Shared {
         let Ok(Message::Initiation(message)) = parse(&INITIATIONS[number]) else { unreachable!("it is one") };
         let opened = self.identity.open_initiation(&message).expect("it is to us");
         let mut tunnel = self.peer.tunnel();
+        self.peer.confirm_wished(&mut tunnel, now);
         tunnel.consume_initiation(&self.identity, opened, now.instant).expect("it is new");
         let mut rng = UnwrapErr(getrandom::SysRng);
         let (_, keypair) =
@@ -190,5 +192,29 @@ fn what_is_sent_on_is_never_what_was_replaced() {
         shared.data(&new);
         shared.grant_wishes();
         assert!(shared.sending().is_some_and(|sending| Arc::ptr_eq(&sending, &new)));
+    });
+}
+
+/// The peer has sent on its session, and starts another before the control thread has been told: both are sessions then.
+fn a_session_that_was_heard_of_is_not_displaced() {
+    LazyLock::force(&INITIATIONS);
+    crate::check(|| {
+        let (shared, first) = answered();
+        let worker = {
+            let (shared, first) = (shared.clone(), first.clone());
+            thread::spawn(move || shared.data(&first))
+        };
+        worker.join().expect("it does not panic");
+        let second = spawn({
+            let shared = shared.clone();
+            move || shared.respond(1)
+        });
+        let second = second.join().expect("it does not panic");
+        assert!(shared.sending().is_some_and(|sending| Arc::ptr_eq(&sending, &first)));
+        shared.grant_wishes();
+        assert!(shared.sending().is_some_and(|sending| Arc::ptr_eq(&sending, &first)));
+        shared.data(&second);
+        shared.grant_wishes();
+        assert!(shared.sending().is_some_and(|sending| Arc::ptr_eq(&sending, &second)));
     });
 }
