@@ -88,7 +88,9 @@ pub fn refuse_udp(command: &mut Command, family: libc::c_int) {
     let filter = move || {
         let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
         // SAFETY: the pointer is to a `sock_fprog` that names as many instructions as there are; they are only read.
-        let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+        let result = unsafe {
+            libc::prctl(libc::PR_SET_SECCOMP, libc::c_ulong::from(libc::SECCOMP_MODE_FILTER), &raw const program)
+        };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
     // SAFETY: between fork and exec it makes one system call, and takes no lock and no memory.
