@@ -13,7 +13,6 @@
 //! goes through more memory than a cache holds.
 #![allow(missing_docs)]
 
-use core::convert::Infallible;
 use core::hint::black_box;
 use core::time::Duration;
 use std::time::Instant;
@@ -23,7 +22,11 @@ use adit::proto::crypto::{self, ChaCha20Poly1305, Opening, PacketAead};
 use adit::proto::messages::{DATA_HEADER_LEN, DATA_OVERHEAD};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use rand_core::{TryCryptoRng, TryRng};
+
+#[path = "../tests/simulation/rng.rs"]
+mod rng;
+
+use rng::TestRng;
 
 const KEY: [u8; 32] = [7; 32];
 /// Payloads: the smallest that matters, two between, and the default MTU.
@@ -183,37 +186,10 @@ fn cold(criterion: &mut Criterion) {
     open::<ChaCha20Poly1305>(&mut group, &train, &sealed, &mut memory);
 }
 
-/// Bytes that differ from call to call.
-struct Counting(u8);
-
-impl TryRng for Counting {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|n| n as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        let mut bytes = [0; 8];
-        self.try_fill_bytes(&mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
-        out.iter_mut().for_each(|byte| {
-            self.0 = self.0.wrapping_mul(181).wrapping_add(1);
-            *byte = self.0;
-        });
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Counting {}
-
 /// From raw bytes to raw bytes, as the handshake has them; adit's own is one of the others. ring makes no
 /// exchange with a private key that it did not make itself.
 fn x25519(criterion: &mut Criterion) {
-    let mut rng = Counting(1);
+    let mut rng = TestRng(1);
     let (private, public) = (PrivateKey::generate(&mut rng), PrivateKey::generate(&mut rng).public_key());
     let (secret, point) = (*private.as_bytes(), *public.as_bytes());
 

@@ -5,7 +5,6 @@
 //! little more than the sum of the verbs: macs are added and checked.
 #![allow(missing_docs)]
 
-use core::convert::Infallible;
 use core::hint::black_box;
 use core::time::Duration;
 
@@ -16,36 +15,14 @@ use adit::proto::messages::{self, INITIATION_LEN, MAC_LEN, Message, RESPONSE_LEN
 use adit::proto::tai64n::Tai64n;
 use adit::proto::time::{Instant, UnixTime};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use rand_core::{TryCryptoRng, TryRng};
+
+#[path = "../tests/simulation/rng.rs"]
+mod rng;
+
+use rng::TestRng;
 
 /// Between two initiations that are accepted: more than the flood protection of a peer asks for.
 const STEP: Duration = Duration::from_millis(50);
-
-/// Bytes that differ from call to call.
-struct Counting(u64);
-
-impl TryRng for Counting {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|n| n as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        Ok(self.0)
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in out.chunks_mut(8) {
-            let bytes = self.try_next_u64()?.to_le_bytes();
-            chunk.copy_from_slice(&bytes[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Counting {}
 
 struct Party {
     identity: Identity,
@@ -62,7 +39,7 @@ impl Party {
     }
 
     /// A handshake that waits for a response, and its initiation with macs.
-    fn waiting(&self, rng: &mut Counting) -> (Handshake, [u8; INITIATION_LEN]) {
+    fn waiting(&self, rng: &mut TestRng) -> (Handshake, [u8; INITIATION_LEN]) {
         let mut handshake = self.handshake();
         let mut message = handshake.create_initiation(&self.identity, 1, stamp(), rng).expect("created");
         self.add_macs(&mut message);
@@ -75,7 +52,7 @@ impl Party {
         handshake: &mut Handshake,
         message: &[u8],
         now: Instant,
-        rng: &mut Counting,
+        rng: &mut TestRng,
     ) -> [u8; RESPONSE_LEN] {
         let Ok(Message::Initiation(view)) = messages::parse(message) else { unreachable!("an initiation") };
         let opened = self.identity.open_initiation(&view).expect("opened");
@@ -96,7 +73,7 @@ impl Party {
 }
 
 fn parties() -> (Party, Party) {
-    let mut rng = Counting(1);
+    let mut rng = TestRng(1);
     let (one, other) = (PrivateKey::generate(&mut rng), PrivateKey::generate(&mut rng));
     let initiator = Party { identity: Identity::new(one.clone()), remote: other.clone() };
     (initiator, Party { identity: Identity::new(other), remote: one })
@@ -112,7 +89,7 @@ fn handshakes(criterion: &mut Criterion) {
     group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(30);
     group.throughput(Throughput::Elements(1));
     group.bench_function("whole", |bencher| {
-        let mut rng = Counting(2);
+        let mut rng = TestRng(2);
         let (mut ours, mut theirs, mut now) = (initiator.handshake(), responder.handshake(), Instant::default());
         bencher.iter(|| {
             now = now + STEP;
@@ -128,7 +105,7 @@ fn handshakes(criterion: &mut Criterion) {
 }
 
 fn verbs(criterion: &mut Criterion) {
-    let mut rng = Counting(1);
+    let mut rng = TestRng(1);
     let (initiator, responder) = parties();
     let (mut waiting, initiation) = initiator.waiting(&mut rng);
     let Ok(Message::Initiation(view)) = messages::parse(&initiation) else { unreachable!("an initiation") };
@@ -149,7 +126,7 @@ fn verbs(criterion: &mut Criterion) {
         );
     });
     group.bench_function("create_response", |bencher| {
-        let mut rng = Counting(2);
+        let mut rng = TestRng(2);
         bencher.iter_batched_ref(
             || responder.consumed(&initiation),
             |handshake| handshake.create_response(2, &mut rng),
@@ -157,7 +134,7 @@ fn verbs(criterion: &mut Criterion) {
         );
     });
     group.bench_function("consume_response", |bencher| {
-        let mut rng = Counting(3);
+        let mut rng = TestRng(3);
         bencher.iter_batched_ref(
             || {
                 let (handshake, initiation) = initiator.waiting(&mut rng);
@@ -177,7 +154,7 @@ fn verbs(criterion: &mut Criterion) {
 /// In the order in which a device meets them: mac1 before the queue; under load mac2, or a cookie instead of it;
 /// only then the first DH (`verb/open_initiation`).
 fn floods(criterion: &mut Criterion) {
-    let mut rng = Counting(1);
+    let mut rng = TestRng(1);
     let (initiator, responder) = parties();
     let (_, initiation) = initiator.waiting(&mut rng);
     let mut garbage = initiation;

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use testbed::{Daemon, Implementation, Keys, Namespace, Node, Pair, PairOptions, Process, SIGINT, SIGTERM, Scratch};
-use testbed::{answers, ping, ping_with, signal, socket_path, status_field, transfer, try_run_to_end};
+use testbed::{answers, ping, ping_with, refuse_udp, signal, socket_path, status_field, transfer, try_run_to_end};
 use testbed::{unique_interface, veth, wait_until};
 
 /// SIGTERM, a removed socket, a deleted interface: gone within this.
@@ -687,6 +687,16 @@ fn f_06_a_port_conflict_at_link_up_is_logged_and_retried() {
     });
 }
 
+/// A daemon that gets no UDP socket of an address family, as if the system did not have it.
+#[track_caller]
+fn start_without(family: libc::c_int, ns: &Namespace) -> Daemon {
+    let interface = unique_interface();
+    let mut command = ns.command(program());
+    command.args(["-f", &interface]);
+    refuse_udp(&mut command, family);
+    Daemon::adopt(ns, Implementation::Adit, &interface, command)
+}
+
 #[test]
 fn f_10_without_ipv6_it_goes_on_with_ipv4() {
     privileged!("ping", "tcpdump");
@@ -698,17 +708,19 @@ fn f_10_without_ipv6_it_goes_on_with_ipv4() {
     veth(&left, "outer", &right, "outer");
     left.ip("address add 10.0.0.1/24 dev outer");
     right.ip("address add 10.0.0.2/24 dev outer");
-    let start = |ns: &Namespace, n: u8| {
-        let daemon = Daemon::start(ns, Implementation::Adit);
+    let set_up = |daemon: Daemon, n: u8| {
         let keys = Keys::generate();
         daemon.setconf(&format!("[Interface]\nPrivateKey = {}\nListenPort = 5182{n}\n", keys.private));
         daemon.ip(&format!("address add 192.168.241.{n}/24 dev DEV"));
         daemon.ip("link set DEV up");
         (daemon, keys)
     };
-    let ((left_daemon, left_keys), (right_daemon, right_keys)) = (start(&left, 1), start(&right, 2));
+    // Where the family is switched off, its sockets can be had all the same.
+    let (left_daemon, left_keys) = set_up(start_without(libc::AF_INET6, &left), 1);
+    let (right_daemon, right_keys) = set_up(Daemon::start(&right, Implementation::Adit), 2);
     left_daemon.set(&format!("peer {} allowed-ips 192.168.241.2/32 endpoint 10.0.0.2:51822", right_keys.public));
     right_daemon.set(&format!("peer {} allowed-ips 192.168.241.1/32", left_keys.public));
+    assert_eq!(left.run("ss -Huln sport = :51821").lines().count(), 1, "it has a socket of one family alone");
     ping(&left, "192.168.241.2", 3);
     ping(&right, "192.168.241.1", 3);
 }
@@ -716,10 +728,18 @@ fn f_10_without_ipv6_it_goes_on_with_ipv4() {
 #[test]
 fn f_10_without_an_ipv4_address_it_goes_on_with_ipv6() {
     privileged!("ping", "tcpdump");
-    let pair = Pair::with(PairOptions { outer: testbed::Outer::V6, ..PairOptions::default() });
+    let mut pair = Pair::with(PairOptions { outer: testbed::Outer::V6, ..PairOptions::default() });
     for (ns, n) in [(&pair.left.ns, 1), (&pair.right.ns, 2)] {
         ns.ip(&format!("address del 10.0.0.{n}/24 dev outer"));
     }
+    pair.ping_both_ways();
+    // And without as much as a socket.
+    let (configuration, _) = pair.configurations();
+    pair.left.daemon.kill();
+    pair.left.daemon = start_without(libc::AF_INET, &pair.left.ns);
+    pair.left.bring_up(&configuration);
+    let sockets = pair.left.ns.run(&format!("ss -Huln sport = :{}", pair.left.port));
+    assert_eq!(sockets.lines().count(), 1, "it has one of one family alone");
     pair.ping_both_ways();
 }
 

@@ -11,37 +11,14 @@ use adit::proto::peer::{Outcome, Peer, datagram_len};
 use adit::proto::rejected::Rejected;
 use adit::proto::time::{Instant, Now, UnixTime};
 use boringtun::noise::{Tunn, TunnResult};
-use rand_core::{Rng as _, SeedableRng, TryCryptoRng, TryRng};
-use rand_xoshiro::Xoshiro256PlusPlus;
+
+#[path = "simulation/rng.rs"]
+mod rng;
+
+use rng::TestRng;
 
 const MTU: usize = 1420;
 const PACKET_LEN: usize = 100;
-
-/// A seeded generator that says it is good enough for keys: here it is.
-struct Seeded(Xoshiro256PlusPlus);
-
-impl TryRng for Seeded {
-    type Error = std::convert::Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
-        Ok(self.0.next_u32())
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
-        Ok(self.0.next_u64())
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
-        self.0.fill_bytes(out);
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Seeded {}
-
-fn rng(seed: u64) -> Seeded {
-    Seeded(Xoshiro256PlusPlus::seed_from_u64(seed))
-}
 
 fn at(since_start: Duration) -> Now {
     let start = Instant::from_nanos(1_000_000_000);
@@ -74,13 +51,13 @@ struct End {
     peer: Peer,
     sent: Vec<(SocketAddr, Vec<u8>)>,
     delivered: Vec<Vec<u8>>,
-    rng: Seeded,
+    rng: TestRng,
 }
 
 impl End {
     fn new(number: u8, other: u8) -> Self {
         let peer = Peer::new(private_key(number), private_key(other).public_key());
-        Self { number, peer, sent: Vec::new(), delivered: Vec::new(), rng: rng(number.into()) }
+        Self { number, peer, sent: Vec::new(), delivered: Vec::new(), rng: TestRng(number.into()) }
     }
 
     fn drain(&mut self, now: Now) {
@@ -205,7 +182,7 @@ fn a_packet_begins_a_session_and_follows_it() {
 /// Padding is zeros, and nothing of what was in the caller's buffer before. [WP 5.4.6]
 #[test]
 fn padding_shows_nothing() {
-    let (mut rng, now) = (rng(3), at(Duration::ZERO));
+    let (mut rng, now) = (TestRng(3), at(Duration::ZERO));
     let mut left = Peer::new(private_key(1), private_key(2).public_key());
     let mut right = Peer::new(private_key(2), private_key(1).public_key());
     left.set_endpoint(address(2));
@@ -319,7 +296,7 @@ fn s_30_a_flood_is_answered_with_cookies() {
 /// An initiation of one who knows our key, but whose own is no peer's.
 fn strangers_initiation(number: u64, now: Now) -> Vec<u8> {
     let mut stranger = End::new(100, 2);
-    stranger.rng = rng(number);
+    stranger.rng = TestRng(number);
     stranger.peer.set_endpoint(address(2));
     stranger.encapsulate(&packet(1, 2, 0), now).unwrap();
     stranger.sent.pop().unwrap().1

@@ -295,14 +295,16 @@ pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
             in_background(&settings, choices.workers.queues(), tun, uapi, words)
                 .map_err(|failure| (failure, Answer::new(None)))
         }
-        // The log would need some for its thread.
-        (Ok(Handed { ready: None, .. }), Err(Failure::Memory(shortage))) => {
-            return super::complain(&format!("adit: {shortage}\n"));
+        // The log would need some for its thread: this one line is written by whoever waits for the answer, or here.
+        (Ok(handed), Err(failure @ Failure::Memory(_))) => {
+            let answer = Answer::new(handed.ready);
+            if !answer.is_awaited() {
+                return super::complain(&format!("adit: {failure}\n"));
+            }
+            Err((failure, answer))
         }
         (Ok(handed), Err(failure)) => {
-            if !matches!(failure, Failure::Memory(_)) {
-                start_log(&settings);
-            }
+            start_log(&settings);
             Err((failure, Answer::new(handed.ready)))
         }
         (Err(failure), _) => {

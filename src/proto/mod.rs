@@ -13,6 +13,9 @@ pub mod ratelimiter;
 pub mod rejected;
 pub mod replay;
 pub mod tai64n;
+#[cfg(test)]
+#[path = "../../tests/simulation/rng.rs"]
+mod test_rng;
 pub mod time;
 pub mod timers;
 pub mod tunnel;

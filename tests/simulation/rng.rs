@@ -1,7 +1,7 @@
 //! SplitMix64: the same for the same seed, and random enough for keys that protect nothing.
 #![allow(dead_code, reason = "not every test rolls dice of each kind")]
 
-use std::convert::Infallible;
+use core::convert::Infallible;
 
 use rand_core::{Rng, TryCryptoRng, TryRng};
 

@@ -72,7 +72,7 @@ pub use sidecar::{
     Destination, FOLDER, Sidecar, SocksUdp, connect, folder_of_user, http_get, listens, socks_connect, unprivileged,
 };
 pub use skip::{missing, name_of, skip};
-pub use sys::{SIGHUP, SIGINT, SIGKILL, SIGTERM, interrupt_by_sigusr1, interrupt_thread, raise_open_files};
+pub use sys::{SIGHUP, SIGINT, SIGKILL, SIGTERM, interrupt_by_sigusr1, interrupt_thread, raise_open_files, refuse_udp};
 pub use traffic::{Iperf, Ping, iperf, listen, ping, ping_with, transfer};
 pub use uapi::{Client, answers, socket_path};
 

@@ -111,8 +111,9 @@ impl Node {
         Daemon::start_with(ns, implementation, &unique_interface(), &environment)
     }
 
+    /// Gives its daemon this configuration and its inner addresses, and brings it up.
     #[track_caller]
-    fn bring_up(&self, configuration: &str) {
+    pub fn bring_up(&self, configuration: &str) {
         self.daemon.setconf(configuration);
         self.daemon.ip(&format!("address add {}/24 dev DEV", self.inner_v4));
         self.daemon.ip(&format!("address add {}/64 dev DEV nodad", self.inner_v6));

@@ -1,9 +1,12 @@
-//! The system calls that std lacks: entering a network namespace, sending a signal, a large receive buffer.
+//! The system calls that std lacks: entering a network namespace, sending a signal, a large receive buffer, and a system
+//! that lacks an address family.
 
 use std::fs::File;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 pub const SIGHUP: i32 = libc::SIGHUP;
 pub const SIGINT: i32 = libc::SIGINT;
@@ -60,6 +63,38 @@ pub fn raise_open_files() -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(limit.rlim_cur)
+}
+
+/// What `command` starts will get no UDP socket of the address family `family`, as if the system did not have it.
+pub fn refuse_udp(command: &mut Command, family: libc::c_int) {
+    // Where `seccomp_data` has the call's number, and the lower halves of two arguments of socket(2).
+    const NUMBER: u32 = 0;
+    const FAMILY: u32 = 16;
+    const PROTOCOL: u32 = 32;
+    let load = |k| libc::sock_filter { code: (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, jt: 0, jf: 0, k };
+    let skip_unless =
+        |k, jf| libc::sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt: 0, jf, k };
+    let answer = |k| libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k };
+    let program = [
+        load(NUMBER),
+        skip_unless(libc::SYS_socket as u32, 5),
+        load(FAMILY),
+        skip_unless(family as u32, 3),
+        load(PROTOCOL),
+        skip_unless(libc::IPPROTO_UDP as u32, 1),
+        answer(libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = move || {
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+        // SAFETY: the pointer is to a `sock_fprog` that names as many instructions as there are; they are only read.
+        let result = unsafe {
+            libc::prctl(libc::PR_SET_SECCOMP, libc::c_ulong::from(libc::SECCOMP_MODE_FILTER), &raw const program)
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec it makes one system call, and takes no lock and no memory.
+    unsafe { command.pre_exec(filter) };
 }
 
 /// The caller's effective user id.

@@ -2,33 +2,8 @@
 
 use super::*;
 use crate::proto::messages::{INITIATION_LEN, Message, RESPONSE_LEN, parse};
-use core::convert::Infallible;
+use crate::proto::test_rng::TestRng;
 use core::time::Duration;
-use rand_core::{TryCryptoRng, TryRng};
-
-/// Bytes that count up from call to call.
-struct Counting(u8);
-
-impl TryRng for Counting {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.0 = self.0.wrapping_add(1);
-        Ok(u32::from(self.0))
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.try_next_u32().map(u64::from)
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
-        self.0 = self.0.wrapping_add(1);
-        out.fill(self.0);
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Counting {}
 
 const PUBLIC: PublicKey = PublicKey::from_bytes([5; 32]);
 
@@ -43,12 +18,12 @@ fn from(text: &str) -> SourceAddr {
 struct Scene {
     checker: CookieChecker,
     jar: CookieJar,
-    rng: Counting,
+    rng: TestRng,
 }
 
 impl Scene {
     fn new() -> Self {
-        let mut rng = Counting(0);
+        let mut rng = TestRng(0);
         Self { checker: CookieChecker::new(&PUBLIC, at(0), &mut rng), jar: CookieJar::new(), rng }
     }
 

@@ -4,36 +4,9 @@ use super::*;
 use crate::proto::cookie::CookieJar;
 use crate::proto::crypto::HASH_LEN;
 use crate::proto::messages::{Message, parse};
+use crate::proto::test_rng::TestRng;
 use crate::proto::time::UnixTime;
-use core::convert::Infallible;
 use core::time::Duration;
-use rand_core::{TryCryptoRng, TryRng};
-
-/// Numbers that differ from call to call: randomness enough where nobody guesses.
-struct Counting(u64);
-
-impl TryRng for Counting {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|n| n as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        Ok(self.0)
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in out.chunks_mut(8) {
-            let bytes = self.try_next_u64()?.to_le_bytes();
-            chunk.copy_from_slice(&bytes[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Counting {}
 
 fn stamp(millis: u64) -> Tai64n {
     Tai64n::from_unix(UnixTime(Duration::from_millis(millis)))
@@ -55,7 +28,7 @@ impl Party {
         message
     }
 
-    fn create_initiation(&mut self, index: u32, millis: u64, rng: &mut Counting) -> [u8; INITIATION_LEN] {
+    fn create_initiation(&mut self, index: u32, millis: u64, rng: &mut TestRng) -> [u8; INITIATION_LEN] {
         let message = self.handshake.create_initiation(&self.identity, index, stamp(millis), rng).expect("created");
         self.add_macs(message)
     }
@@ -66,7 +39,7 @@ impl Party {
         self.handshake.consume_initiation(&self.identity, opened, at(millis))
     }
 
-    fn create_response(&mut self, index: u32, rng: &mut Counting) -> ([u8; RESPONSE_LEN], DerivedKeys) {
+    fn create_response(&mut self, index: u32, rng: &mut TestRng) -> ([u8; RESPONSE_LEN], DerivedKeys) {
         let (message, keys) = self.handshake.create_response(index, rng).expect("created");
         (self.add_macs(message), keys)
     }
@@ -77,7 +50,7 @@ impl Party {
     }
 }
 
-fn pair(psk: [u8; 32], rng: &mut Counting) -> (Party, Party) {
+fn pair(psk: [u8; 32], rng: &mut TestRng) -> (Party, Party) {
     let (one, other) = (PrivateKey::generate(rng), PrivateKey::generate(rng));
     let party = |private: &PrivateKey, remote: &PrivateKey| Party {
         identity: Identity::new(private.clone()),
@@ -91,7 +64,7 @@ fn pair(psk: [u8; 32], rng: &mut Counting) -> (Party, Party) {
 #[test]
 fn two_parties_derive_the_same_keys() {
     for psk in [[0; 32], [7; 32]] {
-        let mut rng = Counting(1);
+        let mut rng = TestRng(1);
         let (mut initiator, mut responder) = pair(psk, &mut rng);
         let initiation = initiator.create_initiation(10, 1000, &mut rng);
         assert_eq!(initiator.handshake.local_index(), Some(10));
@@ -133,7 +106,7 @@ fn forge_mac1(to: &Party, message: &mut [u8]) {
 /// accepted afterwards.
 #[test]
 fn s_23_a_broken_initiation_changes_nothing() {
-    let mut rng = Counting(2);
+    let mut rng = TestRng(2);
     let (mut initiator, mut responder) = pair([3; 32], &mut rng);
     let initiation = initiator.create_initiation(1, 1000, &mut rng);
     // From the sender index to the end of mac1; the type belongs to `parse`, mac2 to cookies.
@@ -157,7 +130,7 @@ fn s_23_a_broken_initiation_changes_nothing() {
 /// afterwards; once.
 #[test]
 fn s_08_s_23_a_broken_response_changes_nothing_and_a_true_one_counts_once() {
-    let mut rng = Counting(3);
+    let mut rng = TestRng(3);
     let (mut initiator, mut responder) = pair([0; 32], &mut rng);
     let initiation = initiator.create_initiation(0x0102_0304, 1000, &mut rng);
     responder.consume_initiation(&initiation, 0).expect("consumed");
@@ -181,7 +154,7 @@ fn s_08_s_23_a_broken_response_changes_nothing_and_a_true_one_counts_once() {
 /// [WP 5.3] No DH without mac1: an ephemeral key of low order, which a DH would notice, is not noticed.
 #[test]
 fn s_03_mac1_is_checked_before_any_dh() {
-    let mut rng = Counting(4);
+    let mut rng = TestRng(4);
     let (mut initiator, mut responder) = pair([0; 32], &mut rng);
     let mut initiation = initiator.create_initiation(1, 1000, &mut rng);
     initiation[8..40].fill(0);
@@ -200,7 +173,7 @@ fn s_03_mac1_is_checked_before_any_dh() {
 /// key of an initiation, that of a response, and a peer's static key.
 #[test]
 fn s_10_low_order_points_lead_to_no_session() {
-    let mut rng = Counting(5);
+    let mut rng = TestRng(5);
     for point in low_order_points() {
         for high_bit in [0, 0x80] {
             let mut bytes = *point.as_bytes();
@@ -229,7 +202,7 @@ fn s_10_low_order_points_lead_to_no_session() {
 /// would be all zeros, which anybody can compute.
 #[test]
 fn s_10_a_claimed_low_order_static_key_is_refused() {
-    let mut rng = Counting(6);
+    let mut rng = TestRng(6);
     let (_, mut responder) = pair([0; 32], &mut rng);
     for point in low_order_points() {
         responder.handshake = Handshake::new(point, PresharedKey::default());
@@ -254,7 +227,7 @@ fn s_10_a_claimed_low_order_static_key_is_refused() {
 /// identity and preshared key, a clear, and sessions.
 #[test]
 fn s_04_timestamps_grow_strictly() {
-    let mut rng = Counting(7);
+    let mut rng = TestRng(7);
     let (mut initiator, mut responder) = pair([0; 32], &mut rng);
     let old = initiator.create_initiation(1, 1000, &mut rng);
     let new = initiator.create_initiation(2, 5000, &mut rng);
@@ -277,7 +250,7 @@ fn s_04_timestamps_grow_strictly() {
 /// kept, and one of them wins.
 #[test]
 fn s_04_of_two_racing_copies_one_wins() {
-    let mut rng = Counting(16);
+    let mut rng = TestRng(16);
     let (mut initiator, mut responder) = pair([0; 32], &mut rng);
     let initiation = initiator.create_initiation(1, 1000, &mut rng);
     let Ok(Message::Initiation(message)) = parse(&initiation) else { panic!("an initiation") };
@@ -292,7 +265,7 @@ fn s_04_of_two_racing_copies_one_wins() {
 /// DH that he cannot make, or if he leaves it out.
 #[test]
 fn s_09_a_stolen_private_key_does_not_impersonate_others() {
-    let mut rng = Counting(15);
+    let mut rng = TestRng(15);
     let (mut victim, other) = pair([0; 32], &mut rng);
     let (stolen, victim_public) = (victim.identity.private.clone(), victim.identity.public);
     let other_public = other.identity.public;
@@ -350,7 +323,7 @@ fn s_09_a_stolen_private_key_does_not_impersonate_others() {
 /// [WP 5.1] A sender whose wall clock stands still or goes back is still understood.
 #[test]
 fn an_initiator_whose_clock_goes_back_is_still_accepted() {
-    let mut rng = Counting(8);
+    let mut rng = TestRng(8);
     let (mut initiator, mut responder) = pair([0; 32], &mut rng);
     for (round, wall_millis) in [100_000, 100_000, 5, 0, 99_999, 100_017].into_iter().enumerate() {
         let initiation = initiator.create_initiation(1, wall_millis, &mut rng);
@@ -364,7 +337,7 @@ fn an_initiator_whose_clock_goes_back_is_still_accepted() {
 /// [WP 5.3] One initiation of a peer in 20 ms, and one that is refused does not move the 20 ms.
 #[test]
 fn s_07_one_initiation_in_twenty_milliseconds() {
-    let mut rng = Counting(9);
+    let mut rng = TestRng(9);
     let (mut initiator, mut responder) = pair([0; 32], &mut rng);
     let mut check = |wall, millis, expected| {
         let initiation = initiator.create_initiation(1, wall, &mut rng);
@@ -385,7 +358,7 @@ fn s_07_one_initiation_in_twenty_milliseconds() {
 /// [WP 5.2] Another preshared key is another session key: the response does not open.
 #[test]
 fn preshared_keys_must_agree() {
-    let mut rng = Counting(10);
+    let mut rng = TestRng(10);
     let (mut initiator, mut responder) = pair([1; 32], &mut rng);
     responder.handshake.set_preshared_key(PresharedKey::from_bytes([2; 32]));
     let initiation = initiator.create_initiation(1, 1000, &mut rng);
@@ -400,7 +373,7 @@ fn preshared_keys_must_agree() {
 /// Each verb needs the state that the diagram says.
 #[test]
 fn verbs_need_their_state() {
-    let mut rng = Counting(11);
+    let mut rng = TestRng(11);
     let (mut one, mut other) = pair([0; 32], &mut rng);
     assert_eq!(one.handshake.create_response(1, &mut rng).err(), Some(Rejected::NoHandshake));
     // An initiation of ours gives way to one of theirs, and its response comes too late.
@@ -427,7 +400,7 @@ fn verbs_need_their_state() {
 /// An initiation is consumed by the peer that it names, and by no other.
 #[test]
 fn an_initiation_is_of_one_peer() {
-    let mut rng = Counting(12);
+    let mut rng = TestRng(12);
     let (mut initiator, mut responder) = pair([0; 32], &mut rng);
     let initiation = initiator.create_initiation(77, 1000, &mut rng);
     let Ok(Message::Initiation(message)) = parse(&initiation) else { panic!("an initiation") };
@@ -445,7 +418,7 @@ fn an_initiation_is_of_one_peer() {
 /// The static-static DH is not made before it is needed, and not kept when the identity changes.
 #[test]
 fn static_static_is_cached_lazily() {
-    let mut rng = Counting(13);
+    let mut rng = TestRng(13);
     let (mut initiator, mut responder) = pair([0; 32], &mut rng);
     assert!(initiator.handshake.static_static.is_none());
     initiator.create_initiation(1, 1000, &mut rng);
@@ -469,7 +442,7 @@ fn an_idle_handshake_is_small() {
 /// [WP 5.4.4] mac1 is of initiations and responses only.
 #[test]
 fn mac1_of_other_lengths_is_malformed() {
-    let mut rng = Counting(14);
+    let mut rng = TestRng(14);
     let (one, _) = pair([0; 32], &mut rng);
     for len in [0, 31, 32, 64, 91, 93, 147, 149] {
         assert_eq!(one.identity.check_mac1(&[0; 149][..len]), Err(Rejected::MalformedMessage));

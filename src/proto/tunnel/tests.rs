@@ -4,41 +4,12 @@ use super::*;
 use crate::key::PrivateKey;
 use crate::proto::constants::{REJECT_AFTER_TIME, REKEY_TIMEOUT_JITTER_MAX, ZERO_KEY_MATERIAL_AFTER};
 use crate::proto::messages::{self, Message};
+use crate::proto::test_rng::TestRng;
 use crate::proto::time::UnixTime;
 use crate::proto::timers::Timer;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
-use core::convert::Infallible;
 use core::time::Duration;
-use rand_core::{TryCryptoRng, TryRng};
-
-/// SplitMix64: repeatable, and random enough for keys that protect nothing.
-struct TestRng(u64);
-
-impl TryRng for TestRng {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        self.try_next_u64().map(|word| (word >> 32) as u32)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Ok(word ^ (word >> 31))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        for chunk in bytes.chunks_mut(8) {
-            let word = self.try_next_u64()?.to_le_bytes();
-            chunk.copy_from_slice(&word[..chunk.len()]);
-        }
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for TestRng {}
 
 fn at(millis: u64) -> Now {
     let passed = Duration::from_millis(millis);
