@@ -459,3 +459,23 @@ fn an_old_initiation_gives_way() {
     b.consume_response(&response, at(5_050)).unwrap();
     assert!(a.confirmed_by(&b, at(5_100)));
 }
+
+/// Our initiation was put aside for an answer that never came to be, as no index was free for it: its own comes back.
+#[test]
+fn what_was_put_aside_gives_back_its_index() {
+    let put_aside = || {
+        let (mut a, mut b) = pair();
+        a.initiate(false, at(0)).unwrap();
+        let theirs = b.initiate(false, at(0)).unwrap();
+        a.consume_initiation(&theirs, at(10)).unwrap();
+        a
+    };
+    let mut cleared = put_aside();
+    cleared.tunnel.clear();
+    cleared.events();
+    assert!(cleared.indices.is_empty());
+    let mut begun_again = put_aside();
+    begun_again.initiate(false, at(5_010)).unwrap();
+    begun_again.events();
+    assert_eq!(begun_again.indices, BTreeSet::from([begun_again.next_index]));
+}
