@@ -24,6 +24,8 @@ const WORD_BITS: u64 = u64::BITS as u64;
 /// Words in the bitmap.
 const WORDS: u64 = REPLAY_BITS as u64 / WORD_BITS;
 
+const _: () = assert!(WORDS * WORD_BITS == REPLAY_BITS as u64);
+
 /// Which counters of one keypair were received: the newest, and a bit for each of those behind it.
 #[derive(Debug)]
 pub struct ReplayWindow {
