@@ -565,6 +565,16 @@ mod tests {
         );
     }
 
+    /// Nobody wakes up for what is decided.
+    #[test]
+    fn a_settled_crossing_is_forgotten() {
+        let timers = Timers::new();
+        timers.settle_crossing_at(at(1));
+        assert_eq!(timers.next_deadline(), Some(at(1)));
+        timers.crossing_settled();
+        assert_eq!(timers.next_deadline(), None);
+    }
+
     #[test]
     fn stop_removes_all() {
         let timers = Timers::new();
