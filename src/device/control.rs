@@ -261,20 +261,28 @@ impl Control {
     fn with_tunnel<T>(&mut self, peer: &Arc<Peer>, now: Now, step: impl FnOnce(&mut Self, &mut Tunnel, Now) -> T) -> T {
         let mut tunnel = peer.tunnel();
         peer.confirm_wished(&mut tunnel, now);
+        let keepalive_before = self.carry_out(peer, &mut tunnel, now);
         let result = step(self, &mut tunnel, now);
-        let mut keepalive = false;
-        while let Some(event) = tunnel.poll_event() {
-            match event {
-                TunnelEvent::SendInitiation { retry } => self.send_initiation(peer, &mut tunnel, retry, now),
-                TunnelEvent::SendKeepalive => keepalive = true,
-                other => self.shared.settle(peer, &tunnel, other),
-            }
-        }
+        let keepalive = self.carry_out(peer, &mut tunnel, now);
         drop(tunnel);
-        if keepalive {
+        if keepalive_before || keepalive {
             self.send_keepalive(peer);
         }
         result
+    }
+
+    /// Carries out what a step has asked for, but for a keepalive, which needs the tunnel to be free: true if there is to be
+    /// one.
+    fn carry_out(&mut self, peer: &Arc<Peer>, tunnel: &mut Tunnel, now: Now) -> bool {
+        let mut keepalive = false;
+        while let Some(event) = tunnel.poll_event() {
+            match event {
+                TunnelEvent::SendInitiation { retry } => self.send_initiation(peer, tunnel, retry, now),
+                TunnelEvent::SendKeepalive => keepalive = true,
+                other => self.shared.settle(peer, tunnel, other),
+            }
+        }
+        keepalive
     }
 
     /// An empty packet, unless something is waiting that will do as well; in order with the others. Where

@@ -69,6 +69,7 @@ impl Shared {
         let opened = self.identity.open_initiation(&message).expect("it is to us");
         let mut tunnel = self.peer.tunnel();
         self.peer.confirm_wished(&mut tunnel, now);
+        self.settle(&mut tunnel);
         tunnel.consume_initiation(&self.identity, opened, now.instant).expect("it is new");
         let mut rng = UnwrapErr(getrandom::SysRng);
         let (_, keypair) =
