@@ -17,7 +17,9 @@ use adit::key::{PresharedKey, PrivateKey, PublicKey};
 use adit::metrics::{Exposition, Family, Kind};
 use adit::proto::rejected::Rejected;
 use openmetrics::Metrics;
-use testbed::{Daemon, Implementation, Keys, Namespace, Pair, SIGTERM, check_idle, unique_interface, wait_until};
+use testbed::{
+    Daemon, Implementation, Keys, Namespace, Pair, SIGTERM, check_idle, forged_initiation, unique_interface, wait_until,
+};
 
 /// What an answer over loopback may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -254,6 +256,82 @@ fn traffic_and_drops_are_counted() {
         }
     });
     wait_until("drops are counted", PATIENCE, || scrape(&ns).value("adit_drops_total", &malformed) == 3.0);
+}
+
+/// Datagrams that the kernel has dropped at the sockets of this port, by a filter or for want of room.
+fn kept_out(ns: &Namespace, port: u16) -> u64 {
+    let text = ns.shell("cat /proc/net/udp /proc/net/udp6");
+    let bound = format!(":{port:04X}");
+    let sockets =
+        text.lines().filter(|line| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(&bound)));
+    sockets.map(|line| line.split_whitespace().last().unwrap().parse::<u64>().unwrap()).sum()
+}
+
+/// [S-03] A wrong mac1 does not get as far as the daemon: whatever the port, the family and the key that holds now. It is
+/// counted all the same, and a right one gets through.
+#[test]
+fn s_03_the_kernel_drops_a_wrong_mac1() {
+    privileged!();
+    let ns = Namespace::new("only");
+    let (mut keys, bad) = (Keys::generate(), ("reason", "bad_mac1"));
+    let bad_mac1 = || scrape(&ns).value("adit_drops_total", &[bad]) as u64;
+    let bad_tag = || scrape(&ns).value("adit_drops_total", &[("reason", "bad_tag")]) as u64;
+    let send = |to: &Keys, port: u16| {
+        let message = forged_initiation(&PublicKey::from_base64(&to.public).unwrap());
+        ns.enter(|| {
+            for address in ["127.0.0.1", "::1"] {
+                let any = if address == "::1" { "[::]:0" } else { "0.0.0.0:0" };
+                std::net::UdpSocket::bind(any).unwrap().send_to(&message, (address, port)).unwrap();
+            }
+        });
+    };
+    // What gets through is nobody's, which a tag says.
+    let check_key = |keys: &Keys, stranger: &Keys, port: u16, threads: u64| {
+        let (dropped, opened, kept) = (bad_mac1(), bad_tag(), kept_out(&ns, port));
+        send(stranger, port);
+        send(keys, port);
+        wait_until("the right ones are opened", PATIENCE, || bad_tag() == opened + 2);
+        assert_eq!(bad_mac1(), dropped + 2, "port {port}, {threads} threads");
+        assert_eq!(kept_out(&ns, port), kept + 2, "port {port}, {threads} threads");
+    };
+    for threads in [1, 3] {
+        let variables = [("ADIT_METRICS", ENDPOINT), ("ADIT_THREADS", &threads.to_string())];
+        let daemon = Daemon::start_with(&ns, Implementation::Adit, &unique_interface(), &variables);
+        let log = daemon.log();
+        if let Some(line) = log.lines().find(|line| line.contains("The kernel does not check mac1")) {
+            return testbed::skip("s_03_the_kernel_drops_a_wrong_mac1", line);
+        }
+        daemon.setconf(&format!("[Interface]\nPrivateKey = {}\nListenPort = 40001\n", keys.private));
+        daemon.ip("link set DEV up");
+        check_key(&keys, &Keys::generate(), 40_001, threads);
+        daemon.set("listen-port 40002");
+        check_key(&keys, &Keys::generate(), 40_002, threads);
+        let before = std::mem::replace(&mut keys, Keys::generate());
+        daemon.setconf(&format!("[Interface]\nPrivateKey = {}\nListenPort = 40002\n", keys.private));
+        check_key(&keys, &before, 40_002, threads);
+        // Without a key there is nothing to check.
+        let kept = kept_out(&ns, 40_002);
+        daemon.setconf("[Interface]\nListenPort = 40002\n");
+        send(&keys, 40_002);
+        let no_key = [("reason", "no_private_key")];
+        wait_until("they get through", PATIENCE, || scrape(&ns).value("adit_drops_total", &no_key) == 2.0);
+        assert_eq!(kept_out(&ns, 40_002), kept);
+    }
+}
+
+/// What the kernel does not drop, the daemon does.
+#[test]
+fn s_03_without_the_filter_a_wrong_mac1_is_dropped_all_the_same() {
+    privileged!();
+    let ns = Namespace::new("only");
+    let variables = [("ADIT_METRICS", ENDPOINT), ("ADIT_MAC1_FILTER", "off")];
+    let daemon = Daemon::start_with(&ns, Implementation::Adit, &unique_interface(), &variables);
+    daemon.setconf(&format!("[Interface]\nPrivateKey = {}\nListenPort = 40001\n", Keys::generate().private));
+    daemon.ip("link set DEV up");
+    let message = forged_initiation(&PublicKey::from_bytes([9; 32]));
+    ns.enter(|| std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&message, "127.0.0.1:40001").unwrap());
+    wait_until("it is counted", PATIENCE, || scrape(&ns).value("adit_drops_total", &[("reason", "bad_mac1")]) == 1.0);
+    assert_eq!(kept_out(&ns, 40_001), 0);
 }
 
 #[test]

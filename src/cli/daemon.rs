@@ -44,7 +44,7 @@ use crate::sys::thread::allowed_processors;
 use crate::tun::Tun;
 use crate::tun::linux::{LinuxTun, OpenError};
 use crate::uapi::{Ended, ListenError, Listener, Server, serve, socket};
-use crate::udp::linux::LinuxUdp;
+use crate::udp::linux::{FilteredUdp, LinuxUdp};
 
 /// How long the end may take: promised is a second, and the log wants some of it.
 const END_LIMIT: Duration = Duration::from_millis(800);
@@ -232,6 +232,8 @@ fn choose_format(argument: Option<LogForm>, environment: &Environment) -> (LogFo
 /// What is chosen of the device and what surrounds it.
 struct Choices {
     workers: Workers,
+    /// Whether the kernel is to check mac1, too.
+    mac1_filter: bool,
     metrics: Option<SocketAddr>,
 }
 
@@ -268,10 +270,11 @@ pub(super) fn main(arguments: DaemonArguments, words: &[OsString]) -> ExitCode {
     let is_sandboxed = !matches!(sandboxed, Ok(Some(false)));
     let choices = format_is_known.and_then(|()| {
         sandboxed?;
+        let mac1_filter = environment.mac1_filter.clone().map_err(Failure::Environment)?.unwrap_or(true);
         let metrics = choose_metrics(arguments.metrics, &environment)?;
         let workers = choose_workers(arguments.workers, &environment)?;
         Need::of_daemon(workers.count()).check().map_err(Failure::Memory)?;
-        Ok(Choices { workers, metrics })
+        Ok(Choices { workers, mac1_filter, metrics })
     });
     let handed = Handed::adopt(environment.numbers);
     let asked_level = arguments.log_level.or(environment.log_level);
@@ -407,7 +410,7 @@ fn in_background(
 /// Serves until the end. A failure before the answer was given comes with the answer.
 fn in_foreground(
     settings: &Settings,
-    Choices { workers, metrics }: Choices,
+    Choices { workers, mac1_filter, metrics }: Choices,
     tun: Option<OwnedFd>,
     uapi: Option<OwnedFd>,
     answer: Answer,
@@ -432,17 +435,32 @@ fn in_foreground(
         // The last look at a file.
         let workers = Workers { threads: Some(workers.count()), ..workers };
         edges.tun.attach_queues(workers.queues());
+        let udp = if mac1_filter { filtered_udp() } else { None };
         give_up_capabilities();
         if settings.sandboxed {
             sandbox::enter(Role::Daemon, edges.files());
         }
-        Daemon::start(edges, workers, metrics, signals)
+        Daemon::start(edges, udp, workers, metrics, signals)
     });
     match started {
         Ok(daemon) => daemon
             .run(answer, &Notifier::new(settings.notify_socket.as_deref()))
             .map_err(|failure| (failure, Answer::new(None))),
         Err(failure) => Err((failure, answer)),
+    }
+}
+
+/// Sockets on which the kernel checks mac1, if they can be had: what is lost without them is speed under a flood.
+fn filtered_udp() -> Option<FilteredUdp> {
+    match FilteredUdp::new() {
+        Ok(udp) => {
+            tracing::debug!("The kernel checks mac1, too");
+            Some(udp)
+        }
+        Err(error) => {
+            tracing::debug!("The kernel does not check mac1: {error}");
+            None
+        }
     }
 }
 
@@ -466,6 +484,7 @@ struct Daemon {
 impl Daemon {
     fn start(
         edges: Edges,
+        udp: Option<FilteredUdp>,
         workers: Workers,
         metrics: Option<(TcpListener, SocketAddr)>,
         signals: Signals,
@@ -475,8 +494,11 @@ impl Daemon {
         let (end, ends) = channel();
         // What any of the three sends is refused only when the end has come already.
         let (on_close, on_ended) = (end.clone(), end.clone());
-        let builder =
-            Device::builder(tun, LinuxUdp).on_close(move |reason| drop(on_close.send(End::Device(reason.clone()))));
+        let builder = match udp {
+            Some(udp) => Device::builder(tun, udp),
+            None => Device::builder(tun, LinuxUdp),
+        };
+        let builder = builder.on_close(move |reason| drop(on_close.send(End::Device(reason.clone()))));
         let device = workers.build(builder).start().map_err(Failure::Start)?;
         let device = Arc::new(device);
         tracing::info!("Device started");

@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use super::logging::LogForm;
-use super::{metrics, sandbox, workers};
+use super::{metrics, workers};
 
 /// `1`: stay in the foreground.
 pub(super) const FOREGROUND: &str = "WG_PROCESS_FOREGROUND";
@@ -28,6 +28,8 @@ pub(super) const METRICS: &str = "ADIT_METRICS";
 pub(super) const DUMPABLE: &str = "ADIT_DUMPABLE";
 /// `off`: leave the process what it could do when it was started.
 pub(super) const SANDBOX: &str = "ADIT_SANDBOX";
+/// `off`: have no program in the kernel check mac1.
+pub(super) const MAC1_FILTER: &str = "ADIT_MAC1_FILTER";
 /// How many workers there are.
 pub(super) const THREADS: &str = "ADIT_THREADS";
 /// Microseconds for which a worker looks before it sleeps.
@@ -49,6 +51,8 @@ pub(super) struct Environment {
     pub(super) notify_socket: Option<OsString>,
     /// Whether there is to be a sandbox, if it can be understood.
     pub(super) sandbox: Result<Option<bool>, EnvironmentError>,
+    /// Whether mac1 is to be checked in the kernel, too, if it can be understood.
+    pub(super) mac1_filter: Result<Option<bool>, EnvironmentError>,
     /// These five, if they can be understood. What the command line says counts instead.
     pub(super) log_format: Result<Option<LogForm>, EnvironmentError>,
     pub(super) metrics: Result<Option<SocketAddr>, EnvironmentError>,
@@ -115,7 +119,8 @@ impl Environment {
             log_level: set(LOG_LEVEL).map(|value| value.to_string_lossy().into_owned()),
             dumpable: is_one(DUMPABLE),
             notify_socket: set(NOTIFY_SOCKET),
-            sandbox: setting(set, SANDBOX, sandbox::parse),
+            sandbox: setting(set, SANDBOX, switch),
+            mac1_filter: setting(set, MAC1_FILTER, switch),
             log_format: setting(set, LOG_FORMAT, LogForm::parse),
             metrics: setting(set, METRICS, metrics::address),
             threads: setting(set, THREADS, workers::threads),
@@ -123,6 +128,15 @@ impl Environment {
             processors: setting(set, CPUS, workers::processors),
             numbers: Numbers::read(set),
         }
+    }
+}
+
+/// Reads `on` or `off`. Fails with what to give instead.
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("give on or off".to_owned()),
     }
 }
 
@@ -183,6 +197,7 @@ mod tests {
             dumpable: false,
             notify_socket: None,
             sandbox: Ok(None),
+            mac1_filter: Ok(None),
             log_format: Ok(None),
             metrics: Ok(None),
             threads: Ok(None),
@@ -195,7 +210,7 @@ mod tests {
             read(&[(TUN_FD, ""), (LOG_LEVEL, ""), (FOREGROUND, ""), (THREADS, ""), (SPIN_US, ""), (CPUS, "")]),
             nothing
         );
-        assert_eq!(read(&[(LOG_FORMAT, ""), (METRICS, ""), (SANDBOX, "")]), nothing);
+        assert_eq!(read(&[(LOG_FORMAT, ""), (METRICS, ""), (SANDBOX, ""), (MAC1_FILTER, "")]), nothing);
         assert_eq!(read(&[(FOREGROUND, "true"), (DUMPABLE, "0")]), nothing);
         let all = [
             (FOREGROUND, "1"),
@@ -209,6 +224,7 @@ mod tests {
             (SPIN_US, "0"),
             (CPUS, "1,0"),
             (SANDBOX, "off"),
+            (MAC1_FILTER, "on"),
             (LOG_FORMAT, "json"),
             (METRICS, "[::1]:9586"),
         ];
@@ -218,6 +234,7 @@ mod tests {
             dumpable: true,
             notify_socket: Some("@x".into()),
             sandbox: Ok(Some(false)),
+            mac1_filter: Ok(Some(true)),
             log_format: Ok(Some(LogForm::Json)),
             metrics: Ok(Some(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 9586)))),
             threads: Ok(Some(3)),
@@ -268,8 +285,20 @@ mod tests {
             read(&[(SANDBOX, "0")]).sandbox.map(drop),
             "ADIT_SANDBOX=\"0\" cannot be used: give on or off, or unset it",
         );
+        check(
+            read(&[(MAC1_FILTER, "no")]).mac1_filter.map(drop),
+            "ADIT_MAC1_FILTER=\"no\" cannot be used: give on or off, or unset it",
+        );
         let not_text = <OsString as std::os::unix::ffi::OsStringExt>::from_vec(b"1\xff".to_vec());
         let environment = Environment::read(|name| (name == THREADS).then(|| not_text.clone()));
         assert!(matches!(environment.threads, Err(EnvironmentError::NotASetting { value, .. }) if value == not_text));
+    }
+
+    #[test]
+    fn words_of_a_switch() {
+        assert_eq!((switch("on"), switch("off")), (Ok(true), Ok(false)));
+        for text in ["", "0", "1", "OFF", "no"] {
+            assert_eq!(switch(text), Err("give on or off".to_owned()), "{text}");
+        }
     }
 }

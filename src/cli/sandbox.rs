@@ -58,15 +58,6 @@ pub(super) struct Files {
     pub(super) remove: Vec<PathBuf>,
 }
 
-/// Reads the value of `ADIT_SANDBOX`: whether there is to be one. Fails with what to give instead.
-pub(super) fn parse(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("give on or off".to_owned()),
-    }
-}
-
 /// Puts it into force for all threads, for good. To be called while the log's is the only other thread.
 pub(super) fn enter(role: Role, mut files: Files) {
     if role == Role::Sidecar {

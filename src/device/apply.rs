@@ -15,6 +15,7 @@ use super::events::Event;
 use super::peer::{Peer, Wish};
 use super::{Routes, Shared};
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
+use crate::proto::cookie::mac1_key;
 use crate::proto::crypto::wipe_stack;
 use crate::proto::handshake::Identity;
 use crate::proto::tunnel::{Tunnel, TunnelEvent};
@@ -206,10 +207,14 @@ impl Change<'_> {
         }
         let identity = key.clone().map(|key| Arc::new(Identity::new(key)));
         self.config.private_key = key;
-        if let Some(own) = identity.as_ref().map(|identity| identity.public_key()) {
-            self.remove(&own);
+        let own = identity.as_ref().map(|identity| identity.public_key());
+        if let Some(own) = &own {
+            self.remove(own);
         }
+        // In between nothing is dropped below, whichever of the two keys it is for.
+        self.shared.udp.expect_mac1(None);
         self.shared.identity.store(identity);
+        self.shared.udp.expect_mac1(own.as_ref().map(mac1_key).as_ref());
         for peer in self.config.peers.values() {
             self.shared.configure_tunnel(peer, Tunnel::identity_changed);
         }

@@ -234,7 +234,7 @@ impl Device {
 
     /// How many messages and packets this rule has dropped since the start.
     pub fn drops(&self, reason: Rejected) -> u64 {
-        self.shared.drops.get(reason)
+        self.shared.dropped(reason)
     }
 
     /// Starts a handshake with a peer, although nothing waits to be sent: to learn whether it is there. Nothing happens

@@ -78,7 +78,7 @@ impl Figures {
         let now = now();
         let routes = shared.routes.load_full();
         let mut figures = Self {
-            drops: Rejected::ALL.map(|reason| shared.drops.get(reason)),
+            drops: Rejected::ALL.map(|reason| shared.dropped(reason)),
             receiver_indices: shared.indices.len(),
             staged_bytes: shared.staged_bytes.load(Ordering::Relaxed),
             handshakes_queued: shared.handshakes.len(),

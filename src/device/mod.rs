@@ -175,6 +175,12 @@ struct Sockets {
 }
 
 impl Shared {
+    /// How many messages and packets this rule has dropped since the start, here and below.
+    pub(crate) fn dropped(&self, reason: Rejected) -> u64 {
+        let below = if reason == Rejected::BadMac1 { self.udp.dropped_by_mac1() } else { 0 };
+        self.drops.get(reason) + below
+    }
+
     /// Asks the control thread for something.
     pub(crate) fn wish(&self, peer: &Arc<Peer>, wish: Wish) {
         self.control.wish(peer, wish);

@@ -1,5 +1,6 @@
 //! The only place where `unsafe` is allowed: safe functions over the system's interfaces.
 
+pub(crate) mod bpf;
 pub(crate) mod capabilities;
 pub(crate) mod clock;
 pub(crate) mod cmsg;

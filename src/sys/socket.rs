@@ -42,6 +42,9 @@ impl SocketOption {
     /// Room for what is sent, whatever the system's limit.
     pub(crate) const SO_SNDBUFFORCE: Self = Self(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE);
 
+    /// Have a loaded program, a descriptor, decide what is received.
+    pub(crate) const SO_ATTACH_BPF: Self = Self(libc::SOL_SOCKET, libc::SO_ATTACH_BPF);
+
     /// Send without checksums: makes the kernel refuse UDP_SEGMENT with EINVAL.
     #[cfg(test)]
     pub(crate) const SO_NO_CHECK: Self = Self(libc::SOL_SOCKET, libc::SO_NO_CHECK);

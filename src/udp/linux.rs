@@ -42,6 +42,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::filter::Mac1Filter;
 use super::socket::{FamilySocket, SOCKET_BUFFER_LEN, SocketGroup, SocketPair};
 use super::{
     DATAGRAM_V4_MAX, DATAGRAM_V6_MAX, Readiness, Received, SEGMENTS_MAX, Sent, Source, Transmit, Udp, UdpReceiver,
@@ -74,12 +75,45 @@ pub struct LinuxUdp;
 
 impl Udp for LinuxUdp {
     fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
+        Ok(LinuxSocket::new(SocketGroup::bind(port, fwmark, receivers, &Kernel)?))
+    }
+}
+
+/// [`LinuxUdp`], where the kernel drops handshake messages with a wrong mac1 [WP 5.4.4] before they take room in a
+/// socket: by a program of extended BPF that checks it. A flood of them then costs about as much as one that hits a
+/// closed port. The device does the same without it, only later. Each device needs one of its own.
+#[derive(Debug)]
+pub struct FilteredUdp(Mac1Filter);
+
+impl FilteredUdp {
+    /// Loads the program: to be done before the process gives up its privileges.
+    ///
+    /// # Errors
+    /// What bpf(2) says: EPERM without CAP_BPF (CAP_SYS_ADMIN before Linux 5.8), ENOSYS or EINVAL where the kernel has no
+    /// such programs (before 5.5). `Unsupported` where it does not compile them to machine code, and on big-endian
+    /// machines.
+    pub fn new() -> io::Result<Self> {
+        Mac1Filter::load().map(Self)
+    }
+}
+
+impl Udp for FilteredUdp {
+    fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
         let group = SocketGroup::bind(port, fwmark, receivers, &Kernel)?;
-        Ok(Arc::new(LinuxSocket {
-            group: Arc::new(group),
-            taken: AtomicBool::new(false),
-            senders: AtomicUsize::new(0),
-        }))
+        for socket in group.pairs.iter().flat_map(SocketPair::sockets) {
+            if let Err(error) = self.0.attach(socket.fd()) {
+                tracing::debug!(%error, "a socket goes without the filter for mac1");
+            }
+        }
+        Ok(LinuxSocket::new(group))
+    }
+
+    fn expect_mac1(&self, mac1_key: Option<&[u8; 32]>) {
+        self.0.expect_mac1(mac1_key);
+    }
+
+    fn dropped_by_mac1(&self) -> u64 {
+        self.0.dropped()
     }
 }
 
@@ -90,6 +124,12 @@ struct LinuxSocket {
     taken: AtomicBool,
     /// How many senders were made.
     senders: AtomicUsize,
+}
+
+impl LinuxSocket {
+    fn new(group: SocketGroup) -> Arc<Self> {
+        Arc::new(Self { group: Arc::new(group), taken: AtomicBool::new(false), senders: AtomicUsize::new(0) })
+    }
 }
 
 impl UdpSocket for LinuxSocket {

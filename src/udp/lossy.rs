@@ -60,6 +60,14 @@ impl<U: Udp> Udp for LossyUdp<U> {
         let inner = self.inner.bind(port, fwmark, receivers)?;
         Ok(Arc::new(LossySocket { inner, faults: Arc::clone(&self.faults), seed: Arc::clone(&self.seed) }))
     }
+
+    fn expect_mac1(&self, mac1_key: Option<&[u8; 32]>) {
+        self.inner.expect_mac1(mac1_key);
+    }
+
+    fn dropped_by_mac1(&self) -> u64 {
+        self.inner.dropped_by_mac1()
+    }
 }
 
 struct LossySocket {

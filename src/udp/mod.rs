@@ -3,6 +3,7 @@
 //! [`Udp`] binds; a [`UdpSocket`] is one bound port on both address families, shared by all threads; a
 //! [`UdpReceiver`] and a [`UdpSender`] move datagrams through it, each for one thread at a time.
 
+mod filter;
 pub mod linux;
 pub mod lossy;
 pub mod memory;
@@ -88,6 +89,15 @@ pub trait Udp: Send + Sync {
     /// have is left out. Fails with `AddrInUse` when anybody else has the port on either family.
     /// `receivers` (at least 1) is how many the device has a use for.
     fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>>;
+
+    /// Tells the key that the mac1 of initiations and responses is made with [WP 5.4.4]: from now on those that have another
+    /// one may be dropped, on every socket bound here, before anybody receives them. `None`: nothing may.
+    fn expect_mac1(&self, _mac1_key: Option<&[u8; 32]>) {}
+
+    /// How many handshake messages were dropped so, since the start.
+    fn dropped_by_mac1(&self) -> u64 {
+        0
+    }
 }
 
 /// One bound port on both address families.

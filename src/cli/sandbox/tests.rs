@@ -162,11 +162,3 @@ fn s_52_landlock_leaves_what_was_named() {
     // The others are as they were.
     assert!(File::open(folder.join(ELSEWHERE).join("file")).is_ok());
 }
-
-#[test]
-fn words_of_the_switch() {
-    assert_eq!((parse("on"), parse("off")), (Ok(true), Ok(false)));
-    for text in ["", "0", "1", "OFF", "no"] {
-        assert_eq!(parse(text), Err("give on or off".to_owned()), "{text}");
-    }
-}
