@@ -1,5 +1,5 @@
 //! Each program of `examples/` runs to its end and says something. A new one is found by itself: it either runs without
-//! arguments and privileges, or it has a row in [`SPECIAL`].
+//! arguments and privileges, or it has a row in [`SPECIAL`]. The benchmark that two of them are for has its tests run here as well.
 
 mod testbed;
 
@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 use std::{env, fs};
 
-use testbed::{Namespace, Scratch, example, run_to_end, try_run_to_end};
+use testbed::{Namespace, Scratch, example, name_of, run_to_end, skip, try_run_to_end};
 
 /// Far more than any of them takes, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -37,7 +37,7 @@ fn examples() -> Vec<String> {
 #[test]
 fn every_example_runs() {
     let names = examples();
-    for wanted in ["device", "own_transport", "proto_loop"] {
+    for wanted in ["device", "netstack_http_get", "own_transport", "proto_loop"] {
         assert!(names.iter().any(|name| name == wanted), "{wanted} is one of {names:?}");
     }
     for (name, _) in SPECIAL {
@@ -99,4 +99,14 @@ fn the_stranger_flood_example_floods() {
     }
     let wrong = try_run_to_end(Command::new(example("stranger_flood")).args(["any", &key, &to, "1", "1", "0"]), LIMIT);
     assert!(!wrong.expect("it runs").status.success(), "it says what it does not know");
+}
+
+/// What the benchmark does with figures that it cannot have, its stream, and the flood in its hands.
+#[test]
+fn the_benchmarks_own_tests_pass() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return skip(name_of(&|| ()), "not installed: python3 (scripts/install-tools.sh)");
+    }
+    let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/e2e/tests.py");
+    run_to_end(Command::new("python3").arg(tests).arg(example("stranger_flood")), LIMIT);
 }

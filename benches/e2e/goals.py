@@ -58,7 +58,10 @@ def goals():
 
 @dataclass(frozen=True)
 class Verdict:
-    """A goal looked at. `met_floor` and `met_aim` are None where there is none, or nothing was measured."""
+    """A goal looked at. `met_floor` and `met_aim` are None where there is none, or nothing was measured.
+
+    `failed` is whether ours could not be measured in one round or more: then no goal is met, whatever the others say.
+    """
 
     goal: Goal
     ours: float | None
@@ -67,8 +70,11 @@ class Verdict:
     ratio: float | None
     met_floor: bool | None
     met_aim: bool | None
+    failed: bool = False
 
     def __str__(self):
+        if self.failed:
+            return "FAILED"
         if self.ours is None or (self.goal.other and self.theirs is None):
             return "not measured"
         if self.met_aim:
@@ -78,7 +84,7 @@ class Verdict:
         return "met" if self.met_floor else "MISSED"
 
 
-def judge(goal, metric, median):
+def judge(goal, metric, median, failed=False):
     """`median(implementation, metric)` is None for what was not measured."""
     ours, other, theirs, ratio = median(goal.us, goal.metric), goal.other or "", None, None
     if goal.other == BEST:
@@ -96,8 +102,12 @@ def judge(goal, metric, median):
         compared = ratio
 
     def met(bound):
-        if bound is None or compared is None:
+        if bound is None:
+            return None
+        if failed:
+            return False
+        if compared is None:
             return None
         return compared >= bound if metric.more else compared <= bound
 
-    return Verdict(goal, ours, other, theirs, ratio, met(goal.floor), met(goal.aim))
+    return Verdict(goal, ours, other, theirs, ratio, met(goal.floor), met(goal.aim), failed)

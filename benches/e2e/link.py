@@ -8,6 +8,8 @@ import signal
 import subprocess
 
 PREFIX = "adit-bench"
+# Strangers invent addresses in this net for themselves.
+INVENTED = "10.128.0.0/9"
 OUTER_MTU = 1500
 # A command of a set-up answers in milliseconds; one that hangs is a failure, not a wait.
 COMMAND_LIMIT = 30.0
@@ -48,6 +50,10 @@ class Link:
                 run("ip", "-n", name, "link", "set", "lo", "up")
                 run("ip", "-n", name, "address", "add", f"{self.outer(side)}/16", "dev", "outer")
                 run("ip", "-n", name, "link", "set", "outer", "up")
+                # As by the default route of most hosts: else replies to these addresses would cost nothing, and a host that
+                # checks the way back would drop what comes from them. Nothing goes on from the right.
+                way = ("blackhole", INVENTED) if side else (INVENTED, "via", self.outer(1))
+                run("ip", "-n", name, "route", "add", *way)
                 if not udp_segmentation:
                     run(*self.inside(side, "ethtool", "-K", "outer", "tx-udp-segmentation", "off"))
         except BaseException:

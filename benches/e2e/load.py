@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import subprocess
+import time
 from dataclasses import dataclass
 
 from link import Failure, run
@@ -36,7 +37,9 @@ def server(link, side, *words, ready=None):
     finally:
         process.kill()
         process.wait()
-        process.stdin.close()
+        # What it was not there to read is still in the way.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
         process.stdout.close()
 
 
@@ -118,6 +121,14 @@ class Traffic:
     def server(self, link, verb, *words):
         return server(link, RIGHT, self.program, verb, *map(str, words))
 
+    @contextlib.contextmanager
+    def stream(self, link, address, back=False):
+        """A TCP stream from the left to the right, or back, until the block ends. Gives its `Stream`."""
+        left, right = ("receive", "send") if back else ("send", "receive")
+        with server(link, RIGHT, self.program, "stream-listen", address, right, ready="listening") as there:
+            with server(link, LEFT, self.program, "stream-open", address, left, ready="connected") as here:
+                yield Stream(here if back else there)
+
     @staticmethod
     def report(process, verb):
         """What a counting server says when it is told that all has arrived."""
@@ -126,6 +137,28 @@ class Traffic:
         except subprocess.TimeoutExpired as late:
             raise Failure(f"{verb} does not report") from late
         return parse(output, verb)
+
+
+class Stream:
+    """The receiving end of a stream that flows."""
+
+    def __init__(self, receiver):
+        self.receiver = receiver
+
+    def count(self):
+        try:
+            self.receiver.stdin.write("\n")
+            self.receiver.stdin.flush()
+        except BrokenPipeError as gone:
+            raise Failure("the stream's receiver has ended") from gone
+        return parse(self.receiver.stdout.readline(), "the stream's receiver")
+
+    def gbits(self, seconds):
+        """The goodput of the next so many seconds."""
+        before = self.count()
+        time.sleep(seconds)
+        after = self.count()
+        return 8 * (after["bytes"] - before["bytes"]) / (after["seconds"] - before["seconds"]) / 1e9
 
 
 class Initiations:
@@ -143,19 +176,37 @@ class Initiations:
         return parse(run(*link.inside(RIGHT, *words), limit=seconds + GRACE), "handshake_load")
 
 
-@contextlib.contextmanager
-def strangers(link, program, kind, key, address, seconds, per_second, sources):
-    """A flood from the right. Gives what can be asked for its report."""
-    words = (program, kind, key, address, f"{seconds:g}", str(per_second), str(sources))
-    process = subprocess.Popen(link.inside(RIGHT, *words), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+class Flood:
+    """`stranger_flood` on its way from the right."""
 
-    def report():
-        output, _ = process.communicate(timeout=seconds + GRACE)
+    def __init__(self, process):
+        self.process = process
+
+    def check(self):
+        """Fails if it has ended: what was measured since was not measured beside it."""
+        if self.process.poll() is not None:
+            raise Failure(f"the flood ended before what was measured beside it: {self.report(GRACE)}")
+
+    def report(self, limit):
+        """What it says at its end, which is to come within so many seconds."""
+        try:
+            output, errors = self.process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired as late:
+            raise Failure(f"stranger_flood did not end within {limit:.0f} s") from late
+        if self.process.returncode != 0:
+            raise Failure(f"stranger_flood: {errors.strip() or f'exit code {self.process.returncode}'}")
         return parse(output, "stranger_flood")
 
+
+@contextlib.contextmanager
+def strangers(link, program, kind, key, address, seconds, per_second, sources):
+    """A flood from the right, which ends with the block if not before."""
+    words = (program, kind, key, address, f"{seconds:g}", str(per_second), str(sources))
+    process = subprocess.Popen(link.inside(RIGHT, *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        yield report
+        yield Flood(process)
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
+        process.stderr.close()

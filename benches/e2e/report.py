@@ -40,28 +40,32 @@ def number(value):
 
 
 def cell(results, name, group, metric):
-    """Median, and minimum to maximum; what failed, by the number of its reason."""
-    values = results.values(name, metric.name)
-    failure = results.failure(name, group)
-    mark = f" [{failure}]" if failure else ""
+    """Median, and minimum to maximum; what failed, by the numbers of its reasons."""
+    values, mark = results.values(name, metric.name), marked(results, name, group, metric)
     if not values:
-        return f"failed{mark}" if failure else "-"
+        return f"failed{mark}" if mark else "-"
     spread = f" ({number(min(values))}-{number(max(values))})" if len(values) > 1 else ""
     return number(results.median(name, metric.name)) + spread + mark
 
 
+def marked(results, name, group, metric):
+    numbers = results.missing(name, group, metric.name)
+    return f" [{', '.join(map(str, numbers))}]" if numbers else ""
+
+
 def sections(results):
-    """Groups that were measured: title, and rows of metric and cells."""
+    """Groups that were measured: key, title, and rows of metric and cells."""
     names = results.names
     for key in results.groups:
         group = GROUPS[key]
         rows = [(metric, [cell(results, name, key, metric) for name in names])
                 for metric in group.metrics
-                if metric.shown and any(results.values(name, metric.name) or results.failure(name, key) for name in names)]
+                if metric.shown and any(
+                    results.values(name, metric.name) or results.missing(name, key, metric.name) for name in names)]
         if rows:
-            yield group.title, rows
+            yield key, group.title, rows
     if any(results.values(name, PEAK.name) for name in names):
-        yield "Memory", [(PEAK, [cell(results, name, "", PEAK) for name in names])]
+        yield "", "Memory", [(PEAK, [cell(results, name, "", PEAK) for name in names])]
 
 
 def title(metric):
@@ -78,9 +82,16 @@ def lines(rows, header):
 
 def verdicts(results):
     """Goals that this run could look at."""
-    measured = {metric.name for key in results.groups for metric in GROUPS[key].metrics} | {PEAK.name}
-    found = [judge(goal, METRICS[goal.metric], results.median) for goal in goals() if goal.metric in measured]
-    return [verdict for verdict in found if verdict.ours is not None]
+    measured = {metric.name: key for key in results.groups for metric in GROUPS[key].metrics} | {PEAK.name: ""}
+    found = []
+    for goal in goals():
+        if goal.metric not in measured:
+            continue
+        failed = bool(results.missing(goal.us, measured[goal.metric], goal.metric))
+        verdict = judge(goal, METRICS[goal.metric], results.median, failed)
+        if failed or verdict.ours is not None:
+            found.append(verdict)
+    return found
 
 
 GOAL_COLUMNS = ["goal", "ours", "other", "ratio", "floor", "aim", "result"]
@@ -99,29 +110,26 @@ def goal_row(verdict):
 def text(results, facts):
     made = [f"{key:10} {value}" for key, value in facts]
     made += ["", "Median (minimum-maximum)."]
-    for heading, rows in sections(results):
+    for _, heading, rows in sections(results):
         words = [[title(metric), *cells] for metric, cells in rows]
         made += ["", f"## {heading}", "", *lines(words, ["", *results.names])]
     found = verdicts(results)
     if found:
         made += ["", "## Goals", "", *lines([goal_row(verdict) for verdict in found], GOAL_COLUMNS)]
     if results.failures:
-        made += ["", "## Failed", "", *(f"[{n}] {sentence(f)}" for n, f in enumerate(results.failures, 1))]
+        made += ["", "## Failed", "", *(f"[{n}] {f}" for n, f in enumerate(results.failures, 1))]
     return "\n".join(made)
 
 
-def sentence(failed):
-    return f"{failed.implementation}, {failed.group}, round {failed.round}: {failed.reason}"
-
-
-def chart(results, metric):
-    """Horizontal bars, a line over each from the minimum to the maximum.
+def chart(results, group, metric):
+    """Horizontal bars, a line over each from the minimum to the maximum; a word where a bar is missing.
 
     The bare link is off the scale of tunnels in bulk: its bar ends at the edge then, and its figure says the rest.
     """
-    names = [name for name in results.names if results.values(name, metric.name)]
+    marks = {name: marked(results, name, group, metric) for name in results.names}
+    names = [name for name in results.names if results.values(name, metric.name) or marks[name]]
     scaled = [name for name in names if name != BARE] or names
-    largest = max((max(results.values(name, metric.name)) for name in scaled), default=0) or 1
+    largest = max((value for name in scaled for value in results.values(name, metric.name)), default=0) or 1
     further = [name for name in results.names if name not in HUES]
     height = TOP * 2 + ROW * len(names)
     made = [f'<svg width="{LABEL + BAR + VALUE}" height="{height}" role="img" aria-label="{html.escape(title(metric))}">']
@@ -129,13 +137,16 @@ def chart(results, metric):
         values, top = results.values(name, metric.name), TOP + row * ROW
         at = lambda value: LABEL + BAR * min(value / largest, 1)
         median, middle = results.median(name, metric.name), top + ROW / 2
+        made.append(f'<text x="{LABEL - 6}" y="{middle + 4}" text-anchor="end">{html.escape(name)}</text>')
+        if not values:
+            made.append(f'<text x="{LABEL}" y="{middle + 4}" fill="var(--bad)">failed{marks[name]}</text>')
+            continue
         hue = HUES.get(name) or FURTHER_HUES[further.index(name) % len(FURTHER_HUES)]
         made += [
-            f'<text x="{LABEL - 6}" y="{middle + 4}" text-anchor="end">{html.escape(name)}</text>',
             f'<rect x="{LABEL}" y="{top + 3}" width="{at(median) - LABEL:.1f}" height="{ROW - 6}" rx="2" fill="{hue}"/>',
             f'<line x1="{at(min(values)):.1f}" x2="{at(max(values)):.1f}" y1="{middle}" y2="{middle}" stroke="currentColor" '
             'stroke-opacity=".6"/>',
-            f'<text x="{LABEL + BAR + 6}" y="{middle + 4}">{"» " if median > largest else ""}{number(median)}</text>',
+            f'<text x="{LABEL + BAR + 6}" y="{middle + 4}">{"» " if median > largest else ""}{number(median)}{marks[name]}</text>',
         ]
     better = {True: "more is better", False: "less is better", None: ""}[metric.more]
     caption = f"{html.escape(metric.title)} <small>{metric.unit}{' · ' if better and metric.unit else ''}{better}</small>"
@@ -165,11 +176,11 @@ def page(results, facts):
     found = verdicts(results)
     if found:
         made += ["<h2>Goals</h2>", html_table(GOAL_COLUMNS, [goal_row(verdict) for verdict in found], verdict_class)]
-    for heading, rows in sections(results):
+    for group, heading, rows in sections(results):
         made += [f"<h2>{html.escape(heading)}</h2>", '<div class="charts">',
-                 *(chart(results, metric) for metric, _ in rows), "</div><details><summary>Figures</summary>",
+                 *(chart(results, group, metric) for metric, _ in rows), "</div><details><summary>Figures</summary>",
                  html_table(["", *results.names], [[title(metric), *cells] for metric, cells in rows]), "</details>"]
     if results.failures:
         made += ["<h2>Failed</h2>",
-                 html_table(["", ""], [(f"[{n}]", sentence(failed)) for n, failed in enumerate(results.failures, 1)])]
+                 html_table(["", ""], [(f"[{n}]", str(failed)) for n, failed in enumerate(results.failures, 1)])]
     return "\n".join(made) + "\n</html>\n"

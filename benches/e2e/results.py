@@ -5,6 +5,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from link import Failure
 from measures import GROUPS, MEMORY, Metric
 
 # The most that a daemon had resident in a whole round, beside what it had in each group.
@@ -14,12 +15,17 @@ METRICS = {metric.name: metric for group in GROUPS.values() for metric in group.
 
 @dataclass(frozen=True)
 class Failed:
-    """Why a group gave no figures for an implementation in a round."""
+    """Why a group gave no figures for an implementation in a round: for these metrics, or for all that had not come."""
 
     implementation: str
     group: str
     round: int
     reason: str
+    metrics: tuple = ()
+
+    def __str__(self):
+        what = f" ({', '.join(self.metrics)})" if self.metrics else ""
+        return f"{self.implementation}, {self.group}, round {self.round}{what}: {self.reason}"
 
 
 class Results:
@@ -32,8 +38,12 @@ class Results:
         self.writer.writerow(["round", "implementation", "group", "metric", "unit", "value"])
 
     def add(self, number, name, group, found):
+        """Figures, and failures in place of figures: of several metrics, if they have the same."""
+        for failure in dict.fromkeys(value for value in found.values() if isinstance(value, Failure)):
+            metrics = tuple(key for key, value in found.items() if value is failure)
+            self.fail(Failed(name, group, number, " ".join(str(failure).split()), metrics))
         for key, value in found.items():
-            if math.isnan(value):
+            if isinstance(value, Failure) or math.isnan(value):
                 continue
             self.writer.writerow([number, name, group, key, METRICS[key].unit, round(value, 4)])
             rounds = self.figures.setdefault((name, key), {})
@@ -43,7 +53,7 @@ class Results:
 
     def fail(self, failed):
         self.failures.append(failed)
-        self.file.write(f"# failed: {failed.implementation}, {failed.group}, round {failed.round}: {failed.reason}\n")
+        self.file.write(f"# failed: {failed}\n")
 
     def values(self, name, metric):
         return list(self.figures.get((name, metric), {}).values())
@@ -52,9 +62,9 @@ class Results:
         values = self.values(name, metric)
         return statistics.median(values) if values else None
 
-    def failure(self, name, group):
-        """The number, from 1, of the first failure of an implementation in a group, or None."""
-        for number, failed in enumerate(self.failures, 1):
-            if (failed.implementation, failed.group) == (name, group):
-                return number
-        return None
+    def missing(self, name, group, metric):
+        """The numbers, from 1, of the failures that are why an implementation lacks figures of a metric."""
+        have = self.figures.get((name, metric), {})
+        return [number for number, failed in enumerate(self.failures, 1)
+                if (failed.implementation, failed.group) == (name, group)
+                and (metric in failed.metrics or not failed.metrics and failed.round not in have)]

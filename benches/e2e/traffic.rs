@@ -13,9 +13,12 @@
 //! traffic voip-talk     ADDRESS:PORT SECONDS STREAMS
 //! traffic hold-serve    ADDRESS:PORT
 //! traffic hold-open     ADDRESS:PORT SECONDS CONNECTIONS
+//! traffic stream-listen ADDRESS:PORT send|receive
+//! traffic stream-open   ADDRESS:PORT send|receive
 //! traffic relay         ADDRESS:PORT TO:PORT SEED LOSS DUPLICATION REORDERING CORRUPTION DELAY_US
 //! ```
-//! `echo-serve`, `dns-serve` and `hold-serve` run until they are killed. `flood-count` and `voip-listen` report when their standard
+//! `echo-serve`, `dns-serve` and `hold-serve` run until they are killed, and so does a stream, whose receiving end answers each
+//! line of its standard input. `flood-count` and `voip-listen` report when their standard
 //! input ends: who started them says when all has arrived; `relay`, whose odds are in thousandths, does so too.
 
 use std::io::{self, Read};
@@ -30,6 +33,7 @@ mod flood;
 mod hold;
 mod quantiles;
 mod relay;
+mod stream;
 mod voip;
 
 /// The largest UDP payload over IPv4.
@@ -53,6 +57,10 @@ fn main() -> io::Result<()> {
         ["voip-talk", address, duration, streams] => voip::talk(address, seconds(duration)?, number(streams)?),
         ["hold-serve", address] => hold::serve(address),
         ["hold-open", address, duration, connections] => hold::open(address, seconds(duration)?, number(connections)?),
+        ["stream-listen", address, role @ ("send" | "receive")] => stream::listen(address, role),
+        ["stream-open", address, role @ ("send" | "receive")] => {
+            stream::open(address.parse().map_err(io::Error::other)?, role)
+        }
         ["relay", address, to, seed, loss, duplication, reordering, corruption, delay] => {
             let trouble = relay::Trouble {
                 loss: number(loss)?,

@@ -50,7 +50,7 @@ class Interface:
 
     def __init__(self, link, side, implementation, name, log):
         self.link, self.side, self.name, self.implementation = link, side, name, implementation
-        self.daemon = None
+        self.daemon = self.public_key = None
         if implementation.is_process:
             environment = os.environ | {"LOG_LEVEL": "error", "WG_SUDO": "1"} | implementation.environment
             words = link.inside(side, *implementation.command, name)
@@ -65,6 +65,8 @@ class Interface:
 
     def configure(self, key, port, peers):
         """`peers` are public key, allowed IP and endpoint or None."""
+        # boringtun does not tell its keys.
+        self.public_key = public_key(key)
         lines = ["[Interface]", f"PrivateKey = {key}", f"ListenPort = {port}"]
         for public, allowed, endpoint in peers:
             lines += ["[Peer]", f"PublicKey = {public}", f"AllowedIPs = {allowed}"]
@@ -74,9 +76,6 @@ class Interface:
     def up(self, address, mtu):
         run("ip", "-n", self.link.names[self.side], "address", "add", address, "dev", self.name)
         run("ip", "-n", self.link.names[self.side], "link", "set", self.name, "mtu", str(mtu), "up")
-
-    def public_key(self):
-        return run(*self.link.inside(self.side, "wg", "show", self.name, "public-key")).strip()
 
     def is_alive(self):
         """Fails with the daemon's exit code once it has ended; true otherwise, and where there is no daemon."""
@@ -198,22 +197,27 @@ class Tunnel:
         """From now on the left sends to this port of the right, and the right to whoever forwards that."""
         left, right = self.interfaces
         endpoint = f"{self.link.outer(RIGHT)}:{port}"
-        run(*self.link.inside(LEFT, "wg", "set", left.name, "peer", right.public_key(), "endpoint", endpoint))
+        run(*self.link.inside(LEFT, "wg", "set", left.name, "peer", right.public_key, "endpoint", endpoint))
 
-    def newcomer(self, limit):
-        """Seconds until a peer of the left that was not there before has an answer; NaN if that takes too long."""
+    def newcomer(self):
+        """A peer of the left that was not there before, and that has not yet said anything."""
         left, old = self.interfaces[0], self.interfaces[1]
         key, public = key_pair()
         run(*self.link.inside(LEFT, "wg", "set", left.name, "peer", public, "allowed-ips", "192.168.241.3/32"))
         new = self.add(RIGHT, old.implementation)
         new.wait()
-        new.configure(key, PORT + 2, [(left.public_key(), "192.168.241.1/32", f"{self.link.outer(LEFT)}:{PORT}")])
+        new.configure(key, PORT + 2, [(left.public_key, "192.168.241.1/32", f"{self.link.outer(LEFT)}:{PORT}")])
         new.up("192.168.241.3/24", 1420)
+        return new
+
+    def first_answer(self, new, limit):
+        """Seconds until it has an answer from the left."""
         begun = time.monotonic()
         while time.monotonic() < begun + limit:
-            if succeeds(*self.link.inside(RIGHT, "ping", "-n", "-c", "1", "-W", "1", "-I", new.name, "192.168.241.1")):
+            if all(interface.is_alive() for interface in self.interfaces) and succeeds(
+                    *self.link.inside(RIGHT, "ping", "-n", "-c", "1", "-W", "1", "-I", new.name, "192.168.241.1")):
                 return time.monotonic() - begun
-        return math.nan
+        raise Failure(f"a new peer has no answer within {limit:.0f} s")
 
     def close(self):
         for interface in self.interfaces:
@@ -318,7 +322,11 @@ class closing_on_failure:
 
 def key_pair():
     private = run("wg", "genkey").strip()
-    return private, run("wg", "pubkey", text=private).strip()
+    return private, public_key(private)
+
+
+def public_key(private):
+    return run("wg", "pubkey", text=private).strip()
 
 
 def succeeds(*words):
