@@ -149,6 +149,9 @@ pub mod uapi;
 #[cfg(feature = "device")]
 pub mod udp;
 
+#[cfg(feature = "device")]
+pub use device::Device;
+
 #[cfg(feature = "daemon")]
 #[doc(hidden)]
 pub mod cli;

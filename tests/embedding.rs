@@ -275,7 +275,7 @@ fn what_is_send_and_sync() {
 fn the_document_names_every_program() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("docs/embedding.md")).expect("a document");
-    for program in ["proto_loop", "device", "own_transport", "memory_tunnel"] {
+    for program in ["proto_loop", "device", "own_transport", "memory_tunnel", "netstack_http_get"] {
         assert!(root.join(format!("examples/{program}.rs")).exists(), "{program}");
         assert!(text.contains(&format!("(../examples/{program}.rs)")), "docs/embedding.md names {program}");
     }

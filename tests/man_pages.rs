@@ -123,6 +123,10 @@ fn manual() -> Vec<u8> {
             ("ADIT_SPIN_US", "As --spin-us."),
             ("ADIT_CPUS", "As --cpus."),
             ("ADIT_SANDBOX", "off: do without the sandbox that the daemon is in once it serves."),
+            (
+                "ADIT_MAC1_FILTER",
+                "off: do not have the kernel drop handshake messages of who does not know the public key.",
+            ),
             ("WG_TUN_FD", "The number of an open TUN device (IFF_TUN, IFF_NO_PI) to use instead of making one."),
             ("WG_UAPI_FD", "The number of a listening UNIX socket to use instead of making one."),
             ("NOTIFY_SOCKET", "Where to tell a service manager that the daemon serves; see sd_notify(3)."),
@@ -213,6 +217,18 @@ fn manual_of_proxy() -> Vec<u8> {
                 italic("FILE"),
             ],
             vec![bold("adit proxy"), roman(" --check --config "), italic("FILE")],
+            vec![
+                bold("adit ping"),
+                roman(" [--count "),
+                italic("N"),
+                roman("] [--timeout "),
+                italic("SECONDS"),
+                roman("] --config "),
+                italic("FILE"),
+                roman(" ["),
+                italic("HOST"),
+                roman("]..."),
+            ],
         ],
     );
     paragraphs(
@@ -232,6 +248,17 @@ fn manual_of_proxy() -> Vec<u8> {
                 "With --check it only reads the file, prints its name and ok, or a line for each mistake: file, line, \
                  column, what is wrong, why, and what to write instead. No message shows a key or a password.",
             )],
+            vec![
+                bold("adit ping"),
+                roman(
+                    " makes the tunnel of a sidecar's file without its services, and asks hosts inside, or those of \
+                     CheckAlive, whether they are there: four times, once a second, each time for six seconds at most. Where \
+                     none answers it says how far the asking came: whether the peer shakes hands, and whether it is known \
+                     where it is. It fails unless each host answered once. It is for before a sidecar is started: two that \
+                     have one key take the peer's session from each other, so it refuses where a place that the file \
+                     listens at is taken.",
+                ),
+            ],
         ],
     );
     roff.to_writer(&mut made).unwrap();
@@ -271,6 +298,7 @@ fn manual_of_proxy() -> Vec<u8> {
     );
     roff.control("SH", ["EXAMPLES"]);
     example(&mut roff, "Is the file right?", &["adit proxy --check --config sidecar.conf"]);
+    example(&mut roff, "Does the tunnel work?", &["adit ping --config sidecar.conf 10.0.0.1"]);
     example(
         &mut roff,
         "A SOCKS5 proxy into a tunnel that the environment alone describes:",

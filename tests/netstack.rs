@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use adit::device::Device;
 use adit::device::config::{AllowedIp, AllowedIpUpdate, PeerUpdate, Update};
 use adit::key::PrivateKey;
-use adit::netstack::{Config, Net, Netstack, TcpStream};
+use adit::netstack::{Config, MTU_FEWEST, MTU_FEWEST_IPV6, MTU_MOST, Net, Netstack, TcpStream};
 use adit::udp::Udp;
 use adit::udp::lossy::{Faults, LossyUdp};
 use adit::udp::memory::MemoryNetwork;
@@ -296,6 +296,42 @@ fn a_connection_that_is_aborted_is_reset() {
     assert_eq!(one.net.stats().tcp_time_wait + two.net.stats().tcp_time_wait, 0);
 }
 
+/// A server on every address answers from the one that was asked: an answer from another is not taken for one.
+#[test]
+fn answers_come_from_the_address_that_was_asked() {
+    const OTHER: u8 = 9;
+    // Both belong to the second host, and the first one's peer may have either.
+    let network = MemoryNetwork::new();
+    let one = host(network.host(&[outer(1).ip()]), 1, 2, config(1));
+    let mut two_config = config(2);
+    two_config.addresses.push((v4(OTHER), 32));
+    let two = host(network.host(&[outer(2).ip()]), 2, 1, two_config);
+    let allowed_ip = AllowedIp { address: v4(OTHER), prefix_len: 32 };
+    let more = PeerUpdate {
+        allowed_ips: vec![AllowedIpUpdate { allowed_ip, remove: false }],
+        ..PeerUpdate::new(key(2).public_key())
+    };
+    one.device.apply(Update { peers: vec![more], ..Update::default() }).unwrap();
+
+    let server = two.net.bind_udp(at(Ipv4Addr::UNSPECIFIED.into(), 53)).unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    for asked in [v4(2), v4(OTHER)] {
+        let client = one.net.bind_udp(at(v4(1), 0)).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.connect(at(asked, 53)).unwrap();
+        client.send(b"question").unwrap();
+        let mut buffer = [0; 20];
+        let (len, from, to) = server.recv_from_to(&mut buffer).unwrap();
+        assert_eq!((&buffer[..len], from, to), (&b"question"[..], client.local_addr().unwrap(), asked));
+        server.send_from(to, b"answer", from).unwrap();
+        let len = client.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..len], b"answer");
+    }
+    assert_eq!(kind(server.send_from(v4(1), b"", at(v4(1), 53))), ErrorKind::AddrNotAvailable);
+    let bound = two.net.bind_udp(at(v4(2), 0)).unwrap();
+    assert_eq!(kind(bound.send_from(v4(OTHER), b"", at(v4(1), 53))), ErrorKind::AddrNotAvailable);
+}
+
 #[test]
 fn datagrams_and_echoes() {
     let (one, two) = pair();
@@ -322,6 +358,34 @@ fn datagrams_and_echoes() {
         );
     }
     assert_eq!(one.net.stats().inbound_dropped + two.net.stats().inbound_dropped, 0);
+}
+
+/// Every MTU that is taken carries: the least, which IPv6 cannot have, and the most.
+#[test]
+fn the_least_and_the_largest_mtu() {
+    for (mtu, has_ipv6) in [(MTU_FEWEST, false), (MTU_FEWEST_IPV6, true), (MTU_MOST, true)] {
+        let (one, two) = pair_with(|config| {
+            config.mtu = mtu;
+            config.addresses.retain(|(address, _)| has_ipv6 || address.is_ipv4());
+        });
+        let addresses = [v4(2), v6(2)];
+        for address in addresses.into_iter().filter(|address| has_ipv6 || address.is_ipv4()) {
+            let served = serve(&two.net, at(address, 7), 1, echo);
+            check_echo(&one.net.connect_tcp(at(address, 7), PATIENCE).unwrap(), &pattern(1_000_000));
+            served.join().unwrap();
+            assert!(one.net.ping(address, PATIENCE).is_ok());
+        }
+        let both = one.net.set_addresses(config(1).addresses);
+        assert_eq!(both.map_err(|error| error.kind()), if has_ipv6 { Ok(()) } else { Err(ErrorKind::InvalidInput) });
+    }
+    let refused = |mtu, addresses| {
+        let mut config = config(1);
+        (config.mtu, config.addresses) = (mtu, addresses);
+        kind(Netstack::pair(config))
+    };
+    assert_eq!(refused(MTU_FEWEST - 1, vec![(v4(1), 24)]), ErrorKind::InvalidInput);
+    assert_eq!(refused(MTU_FEWEST_IPV6 - 1, vec![(v4(1), 24), (v6(1), 64)]), ErrorKind::InvalidInput);
+    assert_eq!(refused(MTU_MOST + 1, vec![(v4(1), 24)]), ErrorKind::InvalidInput);
 }
 
 #[test]

@@ -93,6 +93,10 @@ Target = localhost:80\r
 BindAddress = [::1]:5353\r
 Target = [fd00::1]:53\r
 InactivityTimeout = 30\r
+[UDPServerTunnel]\r
+ListenPort = 8080\r
+Target = localhost:53\r
+InactivityTimeout = 20\r
 [STDIOTunnel]\r
 Target = 10.0.0.1:22\r
 [Resolve]\r
@@ -126,7 +130,7 @@ Level = verbose"
     assert_eq!((second.allowed_ips.len(), &second.endpoint, second.required), (0, &None, false));
 
     let services: Vec<_> = config.services.iter().map(|service| format!("{service:?}")).collect();
-    assert_eq!(services.len(), 7);
+    assert_eq!(services.len(), 8);
     let Service::Socks5(socks) = &config.services[0] else { panic!("{services:?}") };
     assert!(socks.password.as_ref().unwrap().matches(b" p#;w ") && socks.username.as_deref() == Some("me"));
     let Service::Http(http) = &config.services[1] else { panic!("{services:?}") };
@@ -138,7 +142,11 @@ Level = verbose"
     );
     let Service::UdpProxyTunnel(forward) = &config.services[4] else { panic!("{services:?}") };
     assert_eq!(forward.inactivity_timeout, Duration::from_secs(30));
-    assert_eq!(config.services[6], Service::Dns(Dns { bind: "127.0.0.1:53".parse().unwrap() }));
+    let Service::UdpServerTunnel(forward) = &config.services[5] else { panic!("{services:?}") };
+    // The port of the service for TCP is another one.
+    assert_eq!((forward.listen_port, forward.target.to_string()), (8080, "localhost:53".into()));
+    assert_eq!(forward.inactivity_timeout, Duration::from_secs(20));
+    assert_eq!(config.services[7], Service::Dns(Dns { bind: "127.0.0.1:53".parse().unwrap() }));
     assert_eq!(config.resolve.strategy, ResolveStrategy::Ipv4);
     assert_eq!(config.metrics, Some("0.0.0.0:9586".parse().unwrap()));
     assert_eq!(config.uapi.as_deref(), Some(Path::new("/run/adit/side.sock")));
@@ -159,6 +167,11 @@ fn what_a_file_need_not_say() {
     let forward = parse(&right("[UDPProxyTunnel]\nBindAddress=:1\nTarget=10.0.0.1:1\n")).unwrap();
     let Service::UdpProxyTunnel(forward) = &forward.services[0] else { panic!() };
     assert_eq!(forward.inactivity_timeout, Duration::from_secs(180));
+    let forward = parse(&right("[UDPServerTunnel]\nListenPort=1\nTarget=10.0.0.1:1\n")).unwrap();
+    let Service::UdpServerTunnel(forward) = &forward.services[0] else { panic!() };
+    assert_eq!(forward.inactivity_timeout, Duration::from_secs(180));
+    // Its target is a name of the host's, for which no DNS server inside the tunnel is needed.
+    assert_eq!(parse(&right("[UDPServerTunnel]\nListenPort=1\nTarget=a:1\n")).unwrap().warnings, []);
 }
 
 #[test]
@@ -205,6 +218,20 @@ fn every_mistake_is_told_with_its_place() {
     check(
         "[TCPServerTunnel]\nListenPort = 1\nTarget = a:1\n[TCPServerTunnel]\nListenPort = 1\nTarget = a:1\n",
         &["10:14: ListenPort: [TCPServerTunnel] at 6:1 listens there too; choose another port for one of the two"],
+    );
+    check(
+        "[UDPServerTunnel]\nListenPort = 1\nTarget = a:1\n[UDPServerTunnel]\nListenPort = 1\nTarget = b:2\n",
+        &["10:14: ListenPort: [UDPServerTunnel] at 6:1 listens there too; choose another port for one of the two"],
+    );
+    check(
+        "[UDPServerTunnel]\nListenPort = 0\nInactivityTimeout = soon\nBindAddress = :1\n",
+        &[
+            "6:1: [UDPServerTunnel]: it has no Target; add Target = …, such as 10.0.0.1:80",
+            "7:14: ListenPort: the port is no number from 1 to 65535; write a number from 1 to 65535",
+            "8:21: InactivityTimeout: it is no number of seconds from 0 to 86400; write one such as 30",
+            "9:1: BindAddress: [UDPServerTunnel] has no such key; it belongs to [Socks5] or [http] or [TCPClientTunnel] \
+             or [UDPProxyTunnel] or [Dns] or [Metrics]",
+        ],
     );
     check(
         "[http]\nBindAddress = :1\nCertFile = /a\n",
@@ -268,6 +295,20 @@ fn every_mistake_is_told_with_its_place() {
         parse(&right("").replace("Address = 10.0.0.2", "Address = fd00::2\nMTU = 1000")),
         &["4:7: MTU: IPv6 needs 1280, and Address has an IPv6 address; make it larger, or remove the IPv6 address"],
         "a small MTU",
+    );
+    assert_errors(
+        parse(&right("").replace("Address = 10.0.0.2", "Address = 10.0.0.2/33\nMTU = 65476")),
+        &[
+            "3:20: Address: the length of its prefix is no number from 0 to 32; write one such as 10.0.0.2/24 or \
+             fd00::2/64",
+            "4:7: MTU: it is no number from 576 to 65475; 1420 fits nearly everywhere",
+        ],
+        "each mistake once",
+    );
+    assert_errors(
+        parse(&right("").replace("Address = 10.0.0.2", "Address =")),
+        &["3:10: Address: there is none in it; write one such as 10.0.0.2/32"],
+        "no address",
     );
 }
 
@@ -347,7 +388,7 @@ fn the_environment_overrides_and_is_referred_to() {
     wrong(
         "ADIT_INTERFACE_MTU",
         "9",
-        "ADIT_INTERFACE_MTU: MTU: it is no number from 576 to 65535; 1420 fits nearly everywhere",
+        "ADIT_INTERFACE_MTU: MTU: it is no number from 576 to 65475; 1420 fits nearly everywhere",
     );
     wrong(
         "ADIT_PEER_3_ENDPOINT",

@@ -6,12 +6,14 @@
 //!                                        192.168.241.1                         192.168.241.2
 //! ```
 
+mod openmetrics;
 mod testbed;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,9 @@ const UNREADY_QUIET_LIMIT: Duration = Duration::from_secs(180 + 15);
 const LOOK_SLACK: Duration = Duration::from_secs(2);
 /// Until it is ready again after the peer has come back: its next attempt of a handshake is at most that far.
 const READY_LIMIT: Duration = Duration::from_secs(30);
+/// Until a peer that has moved is found by its name: half a minute of silence with a session, a look every three seconds, a
+/// handshake's pause, and room for a busy machine.
+const NAME_LIMIT: Duration = Duration::from_secs(120);
 /// Slow machines carry more than this.
 const TCP_BITS_PER_SECOND_MIN: f64 = 20e6;
 const CONNECTIONS: usize = 1000;
@@ -79,10 +84,17 @@ impl Site {
         }
         let peer = Node::start(&right, implementation, 2);
         let keys = Keys::generate();
-        let public = &keys.public;
-        peer.daemon.addconf(&format!("[Peer]\nPublicKey = {public}\nAllowedIPs = {INNER_V4}/32, {INNER_V6}/128\n"));
         let services = Services::start(&right, peer.inner_v4, peer.inner_v6);
-        Self { left, right, peer, keys, _services: services }
+        let site = Self { left, right, peer, keys, _services: services };
+        site.add_sidecar();
+        site
+    }
+
+    /// Lets the peer know the sidecar, but not where it is.
+    fn add_sidecar(&self) {
+        let public = &self.keys.public;
+        let text = format!("[Peer]\nPublicKey = {public}\nAllowedIPs = {INNER_V4}/32, {INNER_V6}/128\n");
+        self.peer.daemon.addconf(&text);
     }
 
     /// The sidecar's file with these lines in its `[Interface]` and `[Peer]`, and these sections.
@@ -356,6 +368,24 @@ fn a_service_here_is_reached_from_there() {
     }
 }
 
+/// The same for UDP: here is a DNS server, which the peer asks by either address of the sidecar.
+#[test]
+fn dig_to_a_udp_service_here_from_there() {
+    privileged!("curl", "dig");
+    let site = Site::new(Implementation::WireguardGo);
+    let here = Ipv4Addr::LOCALHOST;
+    let _here = Services::start(&site.left, here, Ipv6Addr::LOCALHOST);
+    let sections = format!("{PROXIES}\n[UDPServerTunnel]\nListenPort = 5300\nTarget = {here}:{}\n", Services::DNS);
+    let _sidecar = site.sidecar(&sections, SOCKS);
+    // The peer does not know the endpoint before the sidecar has spoken.
+    site.run(&format!("curl -sS --fail --proxy socks5h://{SOCKS} http://{}/", site.peer.inner_v4));
+    for server in [IpAddr::from(INNER_V4), INNER_V6.into()] {
+        let line = format!("dig +short +tries=2 +time=10 @{server} -p 5300 {SERVICE_NAME}");
+        let found = run_to_end(site.right.command("sh").args(["-c", &line]), COMMAND_LIMIT);
+        assert_eq!(found.trim(), here.to_string(), "{server}");
+    }
+}
+
 #[test]
 fn dig_through_a_udp_forward() {
     privileged!("dig");
@@ -537,13 +567,13 @@ fn the_metrics_count_and_hold_no_secret() {
     site.run(&format!("curl -sS --fail --proxy socks5h://{SOCKS} http://{}/", site.peer.inner_v4));
     let (status, text) = http_get(&site.left, address(HEALTH), "/metrics").expect("it answers");
     assert_eq!(status, 200);
-    assert!(text.ends_with("# EOF\n"), "{text}");
+    // Called as the file is.
+    let metrics = openmetrics::Metrics::parse(&text);
+    let labels = metrics.samples.iter().filter(|(name, _)| *name != "adit_build_info").flat_map(|(_, samples)| samples);
+    let interfaces: BTreeSet<_> = labels.map(|(labels, _)| labels.get("interface").map(String::as_str)).collect();
+    assert_eq!(interfaces, BTreeSet::from([Some("adit")]));
     for name in ["wireguard_sent_bytes_total", "wireguard_received_bytes_total", "wireguard_latest_handshake_seconds"] {
-        let mut lines = text.lines().filter(|line| line.starts_with(name));
-        let line = lines.next().unwrap_or_else(|| panic!("no {name} in\n{text}"));
-        assert!(line.contains(&site.peer.keys.public), "{line}");
-        let value = line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
-        assert!(value.is_some_and(|value| value > 0.0), "{line}");
+        assert!(metrics.value(name, &[("public_key", &site.peer.keys.public)]) > 0.0, "{name}");
     }
     assert!(text.contains("adit_drops_total"), "{text}");
     assert!(!text.contains(&site.keys.private));
@@ -583,6 +613,94 @@ fn a_reload_keeps_sessions_and_connections() {
     wait_until("the HTTP proxy is gone", RELOAD_LIMIT, || !listens(&site.left, address(HTTP)));
     echo(&mut held, b"after a change");
     assert_eq!(site.latest_handshake(), handshake, "the session was kept");
+}
+
+#[test]
+fn ping_tells_who_answers_and_why_others_do_not() {
+    privileged!();
+    let site = Site::new(Implementation::WireguardGo);
+    let folder = folder_of_user();
+    let ping = |file: &str, words: &str| {
+        fs::write(folder.file("adit.conf"), file).expect("the scratch folder can be written");
+        let script = format!("exec adit ping -c adit.conf {words}");
+        let output = try_run_to_end(&mut unprivileged(&site.left, folder.path(), &script), COMMAND_LIMIT);
+        let output = output.expect("ping ends");
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    // The services of the file have no part in it.
+    let file = site.file_with(&format!("CheckAlive = {}", site.peer.inner_v6), "", PROXIES);
+    let (ok, said) = ping(&file, "--count 2");
+    let answers = said.matches(&format!("{} answered after ", site.peer.inner_v6)).count();
+    assert!(ok && answers == 2, "{said}");
+    let (ok, said) = ping(&file, &format!("--count 1 {} {SERVICE_NAME}", site.peer.inner_v4));
+    assert!(ok && said.matches(" answered after ").count() == 2, "{said}");
+
+    let stranger = file.replace(&site.keys.private, &Keys::generate().private);
+    for (file, words, reason) in [
+        (&file, "192.168.241.99", "the host behind it is not"),
+        (&file, "198.51.100.1", "198.51.100.1 is in no peer's AllowedIPs"),
+        (&stranger, "192.168.241.2", "does not answer the handshake at "),
+        (&file, "no-such-name.internal", "no-such-name.internal: "),
+    ] {
+        let (ok, said) = ping(file, &format!("--count 1 -W 2 {words}"));
+        assert!(!ok && said.contains(reason), "{words}: {said}");
+    }
+    let _sidecar = Sidecar::start(&site.left, &file, SOCKS);
+    let (ok, said) = ping(&file, "");
+    assert!(!ok && said.contains(&format!("TCP {SOCKS} is in use already")), "{said}");
+}
+
+/// The names that a namespace's host knows, for what `ip netns exec` starts there.
+struct Hosts(PathBuf);
+
+impl Hosts {
+    fn of(namespace: &Namespace) -> Self {
+        let folder = Path::new("/etc/netns").join(namespace.name());
+        fs::create_dir_all(&folder).expect("root may make the folder");
+        Self(folder)
+    }
+
+    /// Writes into the file that is there, since it is bound over /etc/hosts.
+    fn set(&self, name: &str, address: IpAddr) {
+        fs::write(self.0.join("hosts"), format!("{address} {name}\n")).expect("root may write there");
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A peer that has restarted where its name leads to now: it knows neither the session nor where the sidecar is, and is
+/// found again without its help.
+#[test]
+fn a_name_is_resolved_again_when_the_peer_falls_silent() {
+    privileged!("curl");
+    const NAME: &str = "vpn.internal";
+    let site = Site::new(Implementation::Adit);
+    let hosts = Hosts::of(&site.left);
+    hosts.set(NAME, Outer::V4.address(2));
+
+    let numeric = format!("Endpoint = {}:", Outer::V4.address(2));
+    let file = site.file(PROXIES);
+    assert!(file.contains(&numeric));
+    let _sidecar = Sidecar::start(&site.left, &file.replace(&numeric, &format!("Endpoint = {NAME}:")), SOCKS);
+    let curl = format!("curl -sS --fail --max-time 5 --proxy socks5h://{SOCKS} http://{}/", site.peer.inner_v4);
+    let is_reached = || {
+        let output = try_run_to_end(site.left.command("sh").args(["-c", &curl]), COMMAND_LIMIT);
+        output.is_ok_and(|output| output.status.success())
+    };
+    wait_until("the peer is reached", READY_LIMIT, is_reached);
+
+    site.right.ip(&format!("address del {}/24 dev outer", Outer::V4.address(2)));
+    site.right.ip(&format!("address add {}/24 dev outer", Outer::V4.address(9)));
+    site.peer.daemon.set(&format!("peer {} remove", site.keys.public));
+    site.add_sidecar();
+    hosts.set(NAME, Outer::V4.address(9));
+    let moved = Instant::now();
+    wait_until("the peer is found again", NAME_LIMIT, is_reached);
+    println!("found again after {:?}", moved.elapsed());
 }
 
 #[test]

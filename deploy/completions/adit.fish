@@ -42,6 +42,7 @@ complete -c adit -n "__fish_adit_needs_command" -a "genkey" -d 'Generates a new 
 complete -c adit -n "__fish_adit_needs_command" -a "genpsk" -d 'Generates a new preshared key and writes it to stdout'
 complete -c adit -n "__fish_adit_needs_command" -a "pubkey" -d 'Reads a private key from stdin and writes its public key to stdout'
 complete -c adit -n "__fish_adit_needs_command" -a "proxy" -d 'Gives proxies and forwards into a tunnel, without an interface or a privilege'
+complete -c adit -n "__fish_adit_needs_command" -a "ping" -d 'Asks hosts inside a sidecar\'s tunnel whether they are there'
 complete -c adit -n "__fish_adit_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c adit -n "__fish_adit_using_subcommand genkey" -s h -l help -d 'Print help'
 complete -c adit -n "__fish_adit_using_subcommand genpsk" -s h -l help -d 'Print help'
@@ -52,8 +53,13 @@ complete -c adit -n "__fish_adit_using_subcommand proxy" -s n -l check -l config
 complete -c adit -n "__fish_adit_using_subcommand proxy" -s s -l silent -d 'Log nothing, whatever the file says'
 complete -c adit -n "__fish_adit_using_subcommand proxy" -s d -l daemon -d 'Not there: the sidecar stays in the foreground'
 complete -c adit -n "__fish_adit_using_subcommand proxy" -s h -l help -d 'Print help'
-complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey proxy help" -f -a "genkey" -d 'Generates a new private key and writes it to stdout'
-complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey proxy help" -f -a "genpsk" -d 'Generates a new preshared key and writes it to stdout'
-complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey proxy help" -f -a "pubkey" -d 'Reads a private key from stdin and writes its public key to stdout'
-complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey proxy help" -f -a "proxy" -d 'Gives proxies and forwards into a tunnel, without an interface or a privilege'
-complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey proxy help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c adit -n "__fish_adit_using_subcommand ping" -s c -l config -d 'The sidecar\'s file' -r -F
+complete -c adit -n "__fish_adit_using_subcommand ping" -l count -d 'How often to ask each host, once a second' -r
+complete -c adit -n "__fish_adit_using_subcommand ping" -s W -l timeout -d 'How long to wait for an answer; a handshake is tried again after five seconds' -r
+complete -c adit -n "__fish_adit_using_subcommand ping" -s h -l help -d 'Print help'
+complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey proxy ping help" -f -a "genkey" -d 'Generates a new private key and writes it to stdout'
+complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey proxy ping help" -f -a "genpsk" -d 'Generates a new preshared key and writes it to stdout'
+complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey proxy ping help" -f -a "pubkey" -d 'Reads a private key from stdin and writes its public key to stdout'
+complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey proxy ping help" -f -a "proxy" -d 'Gives proxies and forwards into a tunnel, without an interface or a privilege'
+complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey proxy ping help" -f -a "ping" -d 'Asks hosts inside a sidecar\'s tunnel whether they are there'
+complete -c adit -n "__fish_adit_using_subcommand help; and not __fish_seen_subcommand_from genkey genpsk pubkey proxy ping help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -13,7 +13,11 @@ use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 #[cfg(feature = "proxy")]
 use std::path::PathBuf;
+#[cfg(feature = "proxy")]
+use std::time::Duration;
 
+#[cfg(feature = "proxy")]
+use clap::ArgMatches;
 use clap::builder::StyledStr;
 use clap::{Arg, ArgAction, Command};
 
@@ -31,6 +35,9 @@ pub(super) enum Invocation {
     /// Give proxies and forwards into a tunnel.
     #[cfg(feature = "proxy")]
     Proxy(ProxyArguments),
+    /// Ask whether hosts inside a sidecar's tunnel answer.
+    #[cfg(feature = "proxy")]
+    Ping(PingArguments),
     /// Print this and be done.
     Print(String),
     /// Complain with this and fail.
@@ -91,6 +98,21 @@ pub(super) struct ProxyArguments {
     pub(super) info: Option<SocketAddr>,
 }
 
+/// The word of the command that asks hosts inside a tunnel.
+#[cfg(feature = "proxy")]
+const PING: &str = "ping";
+
+/// Whom to ask, and how often.
+#[cfg(feature = "proxy")]
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct PingArguments {
+    pub(super) config: Option<PathBuf>,
+    pub(super) count: u32,
+    pub(super) timeout: Duration,
+    /// Names or addresses; none for those of `CheckAlive`.
+    pub(super) hosts: Vec<String>,
+}
+
 const AFTER_HELP: &str = "\
 The interface is made as a TUN device and left down. Configure it with wg(8) and ip(8), or let
 wg-quick(8) do all of it:
@@ -109,6 +131,7 @@ Environment:
   ADIT_SPIN_US=N           as --spin-us
   ADIT_CPUS=LIST           as --cpus
   ADIT_SANDBOX=off         do without the sandbox that the daemon is in once it serves
+  ADIT_MAC1_FILTER=off     do not have the kernel drop handshake messages of who does not know the public key
   WG_TUN_FD=N              an open TUN device to use instead of making one
   WG_UAPI_FD=N             a listening UNIX socket to use instead of making one
   NOTIFY_SOCKET=PATH       where to tell a service manager that the daemon is ready: sd_notify(3)
@@ -259,6 +282,55 @@ fn proxy_command() -> Command {
         )
 }
 
+#[cfg(feature = "proxy")]
+const PING_AFTER_HELP: &str = "\
+Makes the tunnel of a sidecar's file, without its services and without a privilege, and sends echo
+requests through it. Where nobody answers it says how far they came: whether the peer shakes hands,
+and whether it is known where it is. Not while a sidecar runs by the same file: two with one key
+take the peer's session from each other.
+
+Exit status: 0 when each host answered at least once; 1 otherwise.";
+
+/// Options by the names of ping(8), as far as `-c` leaves that free.
+#[cfg(feature = "proxy")]
+fn ping_command() -> Command {
+    Command::new(PING)
+        .about("Asks hosts inside a sidecar's tunnel whether they are there")
+        .override_usage("adit ping --config FILE [HOST]...")
+        .after_help(PING_AFTER_HELP)
+        .arg(
+            Arg::new("config")
+                .short('c')
+                .long("config")
+                .value_name("FILE")
+                .value_parser(clap::value_parser!(PathBuf))
+                .value_hint(clap::ValueHint::FilePath)
+                .help("The sidecar's file"),
+        )
+        .arg(
+            Arg::new("count")
+                .long("count")
+                .value_name("N")
+                .value_parser(clap::value_parser!(u32).range(1..))
+                .default_value("4")
+                .help("How often to ask each host, once a second"),
+        )
+        .arg(
+            Arg::new("timeout")
+                .short('W')
+                .long("timeout")
+                .value_name("SECONDS")
+                .value_parser(clap::value_parser!(u16).range(1..))
+                .default_value("6")
+                .help("How long to wait for an answer; a handshake is tried again after five seconds"),
+        )
+        .arg(
+            Arg::new("host").value_name("HOST").num_args(0..).help(
+                "An address, or a name that is resolved through the tunnel; those of CheckAlive if there is none",
+            ),
+        )
+}
+
 /// A list in one piece: as a bare `Vec` it would be a number of values for clap.
 #[derive(Clone)]
 struct Processors(Vec<usize>);
@@ -273,7 +345,7 @@ pub fn command() -> Command {
         .into_iter()
         .fold(daemon_command(), |command, key| command.subcommand(Command::new(key.name()).about(key.about())));
     #[cfg(feature = "proxy")]
-    let command = command.subcommand(proxy_command());
+    let command = command.subcommand(proxy_command()).subcommand(ping_command());
     command.subcommand_value_name("COMMAND").subcommand_negates_reqs(true)
 }
 
@@ -301,6 +373,8 @@ pub(super) fn parse(program: &OsStr, arguments: &[OsString]) -> Invocation {
         ["-f" | "--foreground", name] if is_word(name) => daemon(name, true),
         #[cfg(feature = "proxy")]
         [PROXY, ref options @ ..] => proxy(&program, options),
+        #[cfg(feature = "proxy")]
+        [PING, ref options @ ..] => ping(&program, options),
         [first, ..] if is_command(first) => commanded(&program, &words),
         [name] if is_word(name) => daemon(name, false),
         _ => by_clap(&program, &words),
@@ -314,7 +388,7 @@ fn is_word(text: &str) -> bool {
 
 fn is_command(word: &str) -> bool {
     #[cfg(feature = "proxy")]
-    if word == PROXY {
+    if word == PROXY || word == PING {
         return true;
     }
     word == "help" || KeyCommand::ALL.iter().any(|command| command.name() == word)
@@ -323,17 +397,10 @@ fn is_command(word: &str) -> bool {
 /// The sidecar with its options.
 #[cfg(feature = "proxy")]
 fn proxy(program: &str, options: &[&str]) -> Invocation {
-    let usage = format!("Usage: {program} {PROXY} [--check] --config FILE\nTry '{program} {PROXY} --help' for more.\n");
-    let wrong = |reason: &str| Invocation::Wrong(format!("{program}: {reason}\n{usage}"));
-    let matches = match proxy_command().try_get_matches_from(std::iter::once(&PROXY).chain(options)) {
+    let wrong = |reason: &str| wrong_of(program, PROXY, "[--check] --config FILE", reason);
+    let matches = match matches_of(proxy_command(), PROXY, options, wrong) {
         Ok(matches) => matches,
-        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {
-            return Invocation::Print(help_of(PROXY));
-        }
-        Err(error) => {
-            let text = error.render().to_string();
-            return wrong(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
-        }
+        Err(invocation) => return *invocation,
     };
     if matches.get_flag("daemon") {
         return wrong("the sidecar has no background: leave -d out, and let a service manager or a container keep it");
@@ -343,6 +410,46 @@ fn proxy(program: &str, options: &[&str]) -> Invocation {
         check: matches.get_flag("check"),
         silent: matches.get_flag("silent"),
         info: matches.get_one("info").copied(),
+    })
+}
+
+/// Hosts to ask, with options.
+#[cfg(feature = "proxy")]
+fn ping(program: &str, options: &[&str]) -> Invocation {
+    let wrong = |reason: &str| wrong_of(program, PING, "--config FILE [HOST]...", reason);
+    match matches_of(ping_command(), PING, options, wrong) {
+        Ok(matches) => Invocation::Ping(PingArguments {
+            config: matches.get_one("config").cloned(),
+            count: matches.get_one("count").copied().unwrap_or(1),
+            timeout: Duration::from_secs(matches.get_one("timeout").copied().map_or(1, u16::into)),
+            hosts: matches.get_many("host").map_or_else(Vec::new, |hosts| hosts.cloned().collect()),
+        }),
+        Err(invocation) => *invocation,
+    }
+}
+
+/// A complaint about the options of a command, and how it is used.
+#[cfg(feature = "proxy")]
+fn wrong_of(program: &str, word: &str, usage: &str, reason: &str) -> Invocation {
+    Invocation::Wrong(format!(
+        "{program}: {reason}\nUsage: {program} {word} {usage}\nTry '{program} {word} --help' for more.\n"
+    ))
+}
+
+/// The options of a command, or what to do instead: print its help, or complain.
+#[cfg(feature = "proxy")]
+fn matches_of(
+    command: Command,
+    word: &'static str,
+    options: &[&str],
+    wrong: impl Fn(&str) -> Invocation,
+) -> Result<ArgMatches, Box<Invocation>> {
+    command.try_get_matches_from(std::iter::once(&word).chain(options)).map_err(|error| {
+        if error.kind() == clap::error::ErrorKind::DisplayHelp {
+            return Box::new(Invocation::Print(help_of(word)));
+        }
+        let text = error.render().to_string();
+        Box::new(wrong(text.lines().next().unwrap_or_default().trim_start_matches("error: ")))
     })
 }
 
@@ -493,6 +600,28 @@ mod tests {
         for words in [&["proxy", "--help"][..], &["help", "proxy"]] {
             assert!(matches!(parsed(words), Invocation::Print(text) if text.contains("ADIT_PEER_<N>_<KEY>")));
         }
+    }
+
+    #[cfg(feature = "proxy")]
+    #[test]
+    fn hosts_are_asked_by_options_like_those_of_ping() {
+        let expected = |config: Option<&str>, count, seconds, hosts: &[&str]| {
+            Invocation::Ping(PingArguments {
+                config: config.map(PathBuf::from),
+                count,
+                timeout: Duration::from_secs(seconds),
+                hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
+            })
+        };
+        assert_eq!(parsed(&["ping"]), expected(None, 4, 6, &[]));
+        let words = ["ping", "-c", "a.conf", "--count", "2", "-W", "9", "10.0.0.1", "db.corp"];
+        assert_eq!(parsed(&words), expected(Some("a.conf"), 2, 9, &["10.0.0.1", "db.corp"]));
+        assert_eq!(parsed(&["-f", "ping"]), daemon("ping", true));
+        for words in [&["ping", "--count", "0"][..], &["ping", "-W", "x"], &["ping", "--bogus"]] {
+            let Invocation::Wrong(text) = parsed(words) else { panic!("{words:?}") };
+            assert!(text.contains("Usage: adit ping --config FILE [HOST]..."), "{words:?}: {text}");
+        }
+        assert!(matches!(parsed(&["ping", "--help"]), Invocation::Print(text) if text.contains("shakes hands")));
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! | `sandbox` | what the process can still do once it serves |
 //! | `keys` | `genkey`, `genpsk`, `pubkey` |
 //! | `proxy` | the sidecar: `proxy` |
+//! | `ping` | whether a host inside a sidecar's tunnel answers: `ping` |
 //! | `watch` | files that change while the sidecar runs |
 
 mod arguments;
@@ -25,6 +26,8 @@ mod logging;
 mod memory;
 mod metrics;
 mod notify;
+#[cfg(feature = "proxy")]
+mod ping;
 #[cfg(feature = "proxy")]
 mod proxy;
 mod sandbox;
@@ -57,6 +60,8 @@ pub fn main() -> ExitCode {
         }
         #[cfg(feature = "proxy")]
         Invocation::Proxy(arguments) => proxy::main(arguments),
+        #[cfg(feature = "proxy")]
+        Invocation::Ping(arguments) => ping::main(arguments),
         Invocation::Print(text) => match std::io::stdout().write_all(text.as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&format!("{}: {error}\n", program.to_string_lossy())),

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::arguments::ProxyArguments;
@@ -42,38 +42,45 @@ const WAITING_THREADS_MAX: usize = 64;
 pub(super) fn main(arguments: ProxyArguments) -> ExitCode {
     // Keys pass through this memory.
     close_memory();
+    let (path, environment, config) = match load(arguments.config) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    if arguments.check {
+        warn(&config.warnings);
+        return say_ok(&path);
+    }
+    if let Err(shortage) = Need::of_sidecar(default_threads(), service_threads()).check() {
+        return super::complain(&format!("adit: {shortage}\n"));
+    }
+    let settings = environment::Environment::read(|name| std::env::var_os(name));
+    let sandboxed = settings.sandbox.as_ref().is_ok_and(|it| it.unwrap_or(true));
+    start_log(&path, &config, arguments.silent, sandboxed);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let result = run(&path, &environment, config, arguments.info, settings);
+    if let Err(reason) = &result {
+        tracing::error!("{reason}");
+    }
+    logging::flush(FLUSH_LIMIT);
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The file that is named, or else the variable's; the environment that overrides it, and what it says. Mistakes are told.
+pub(super) fn load(named: Option<PathBuf>) -> Result<(PathBuf, Environment, Config), ExitCode> {
     let variable = std::env::var_os(CONFIG).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let Some(path) = arguments.config.clone().or(variable) else {
-        return super::complain(&format!(
+    let Some(path) = named.or(variable) else {
+        return Err(super::complain(&format!(
             "adit: there is no configuration: name its file with --config, or by the variable {CONFIG}\n"
-        ));
+        )));
     };
     let environment = Environment::new(std::env::vars_os());
     match Config::load(&path, &environment) {
-        Ok(config) if arguments.check => {
-            warn(&config.warnings);
-            say_ok(&path)
-        }
-        Ok(config) => {
-            if let Err(shortage) = Need::of_sidecar(default_threads(), service_threads()).check() {
-                return super::complain(&format!("adit: {shortage}\n"));
-            }
-            let settings = environment::Environment::read(|name| std::env::var_os(name));
-            let sandboxed = settings.sandbox.as_ref().is_ok_and(|it| it.unwrap_or(true));
-            start_log(&path, &config, arguments.silent, sandboxed);
-            for warning in &config.warnings {
-                tracing::warn!("{warning}");
-            }
-            let result = run(&path, &environment, config, arguments.info, settings);
-            if let Err(reason) = &result {
-                tracing::error!("{reason}");
-            }
-            logging::flush(FLUSH_LIMIT);
-            if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
+        Ok(config) => Ok((path, environment, config)),
         Err(error) => {
             warn(&error.warnings);
-            super::complain(&format!("{error}\n"))
+            Err(super::complain(&format!("{error}\n")))
         }
     }
 }
@@ -96,11 +103,20 @@ fn run(
         None => settings.metrics.map_err(|it| it.to_string())?,
         given => given,
     };
-    let prepared = Sidecar::prepare(&config).map_err(|error| error.to_string())?;
+    let (runtime, prepared) = runtime(&config, sandboxed)?;
+    let result = runtime.block_on(serve(path, environment, config, info, prepared));
+    // What waits for the system, such as a read of standard input, is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+/// Does what a sidecar needs of the system, goes into the sandbox, and gives the threads that it runs on.
+pub(super) fn runtime(config: &Config, sandboxed: bool) -> Result<(Runtime, Prepared), String> {
+    let prepared = Sidecar::prepare(config).map_err(|error| error.to_string())?;
     if let Err(error) = process::raise_open_files() {
         tracing::warn!("There may be no more open files than before, which bounds the connections: {error}");
     }
-    let files = files(&config, prepared.socket.as_ref());
+    let files = files(config, prepared.socket.as_ref());
     let workers = service_threads();
     if sandboxed {
         sandbox::enter(Role::Sidecar, files);
@@ -112,10 +128,7 @@ fn run(
         .enable_all()
         .build()
         .map_err(|error| format!("the sidecar's threads cannot be started: {error}; allow the process more"))?;
-    let result = runtime.block_on(serve(path, environment, config, info, prepared));
-    // What waits for the system, such as a read of standard input, is not waited for.
-    runtime.shutdown_background();
-    result
+    Ok((runtime, prepared))
 }
 
 /// The folders that what it was configured by lies in, by their names and by those that links lead to, and that of its socket.
@@ -210,7 +223,7 @@ fn verdict(end: End) -> Result<(), String> {
 }
 
 /// Lines carry the name of the file, without its ending, where a daemon's carry the interface's.
-fn start_log(path: &Path, config: &Config, silent: bool, sandboxed: bool) {
+pub(super) fn start_log(path: &Path, config: &Config, silent: bool, sandboxed: bool) {
     let level = match config.log.level {
         _ if silent => LogLevel::Silent,
         Some(config::LogLevel::Silent) => LogLevel::Silent,

@@ -3,17 +3,25 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Fewest bytes of an MTU: what every IPv6 link must carry (RFC 8200 §5), and enough for any IPv4 host (RFC 791).
-pub const MTU_FEWEST: usize = 1280;
+/// Fewest bytes of an MTU: what every IPv4 host takes (RFC 791 §3.1).
+pub const MTU_FEWEST: usize = 576;
+
+/// The same for a stack with an IPv6 address: what every IPv6 link must carry (RFC 8200 §5).
+pub const MTU_FEWEST_IPV6: usize = 1280;
+
+/// Most bytes of an MTU: with the 32 bytes that WireGuard adds, a packet fills the largest UDP datagram that IPv4 carries.
+pub const MTU_MOST: usize = 65_507 - 32;
 
 /// What a stack is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
+    /// What its end for the device is called, in figures and in the log; `netstack` unless set.
+    pub name: String,
     /// Its own addresses, each with the prefix length of its network. The first of a family is what connections are made
     /// from, unless another one's network contains the destination.
     pub addresses: Vec<(IpAddr, u8)>,
-    /// Bytes in a packet, 1280 to 65,535; 1420 unless set, which is what the kernel's WireGuard takes.
+    /// Bytes in a packet, 1280 to 65,475, without IPv6 from 576; 1420 unless set, which is what the kernel's WireGuard takes.
     pub mtu: usize,
     /// Who is asked for the addresses of names, in this order; reached through the tunnel.
     pub dns: Vec<SocketAddr>,
@@ -32,6 +40,7 @@ impl Config {
     /// The defaults, with these addresses and prefix lengths, no DNS server and no domain.
     pub fn new(addresses: Vec<(IpAddr, u8)>) -> Self {
         Self {
+            name: "netstack".to_owned(),
             addresses,
             mtu: 1420,
             dns: Vec::new(),

@@ -190,7 +190,7 @@ impl Stack {
                 let port = |at: usize| u16::from_be_bytes([payload[at], payload[at + 1]]);
                 let (from, to) = ((header.source, port(0)).into(), (header.destination, port(2)).into());
                 match self.udp_socket(to) {
-                    Some(socket) if socket.push(from, datagram) => {}
+                    Some(socket) if socket.push(from, header.destination, datagram) => {}
                     Some(_) => count(&self.counters.udp_overflows),
                     None => self.refuse_datagram(packet, to, from),
                 }

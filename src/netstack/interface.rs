@@ -58,7 +58,7 @@ impl NetstackTun {
 
 impl Tun for NetstackTun {
     fn name(&self) -> String {
-        "netstack".to_owned()
+        self.life.stack.name.clone()
     }
 
     fn mtu(&self) -> usize {

@@ -95,7 +95,7 @@ pub mod tokio;
 mod udp;
 mod wait;
 
-pub use config::{Config, MTU_FEWEST, Stats};
+pub use config::{Config, MTU_FEWEST, MTU_FEWEST_IPV6, MTU_MOST, Stats};
 pub use interface::NetstackTun;
 pub use net::{Net, Netstack};
 pub use tcp::{TcpListener, TcpStream};

@@ -116,7 +116,8 @@ impl Net {
     /// [`io::ErrorKind::ConnectionAborted`].
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] when one is no address of a host, or its prefix too long; nothing is changed then.
+    /// [`io::ErrorKind::InvalidInput`] when one is no address of a host, or its prefix too long, or it is of IPv6 and the MTU
+    /// is too small for that; nothing is changed then.
     pub fn set_addresses(&self, addresses: Vec<(IpAddr, u8)>) -> io::Result<()> {
         self.stack.set_addresses(addresses)
     }

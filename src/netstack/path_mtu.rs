@@ -7,6 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::config::MTU_FEWEST_IPV6;
+
 /// How long it is believed: RFC 8201 §4 and Linux' `mtu_expires`.
 const EXPIRY: Duration = Duration::from_secs(600);
 
@@ -16,9 +18,6 @@ const PATHS_MAX: usize = 1024;
 /// Least MTU that is believed over IPv4: Linux' `min_pmtu`. No real link has less, and what claims to would have
 /// everything cut to pieces.
 const MTU_FEWEST_V4: usize = 552;
-
-/// The same over IPv6: each link must carry as much, and what claims less is not believed at all (RFC 8201 §4).
-const MTU_FEWEST_V6: usize = 1280;
 
 /// Destinations that packets of the interface's MTU do not reach.
 #[derive(Default)]
@@ -32,7 +31,8 @@ pub(super) struct Paths {
 pub(super) fn believable(destination: IpAddr, claimed: usize) -> Option<usize> {
     match destination {
         IpAddr::V4(_) => Some(claimed.max(MTU_FEWEST_V4)),
-        IpAddr::V6(_) => (claimed >= MTU_FEWEST_V6).then_some(claimed),
+        // What claims less than each link must carry is not believed at all (RFC 8201 §4).
+        IpAddr::V6(_) => (claimed >= MTU_FEWEST_IPV6).then_some(claimed),
     }
 }
 

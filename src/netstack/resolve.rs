@@ -167,7 +167,7 @@ async fn exchange(stack: &Arc<Stack>, server: SocketAddr, name: &Name, kind: Rec
     socket.send_to(&bytes, server)?;
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
-        let (len, from) = poll_fn(|context| socket.poll_recv_from(context, &mut buffer)).await?;
+        let (len, from, _) = poll_fn(|context| socket.poll_recv(context, &mut buffer)).await?;
         // Whatever else comes to this port is somebody's guess.
         if from != super::stack::plain(server) {
             continue;

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use super::config::{Config, Counters, Stats, count};
+use super::config::{Config, Counters, MTU_FEWEST, MTU_FEWEST_IPV6, MTU_MOST, Stats, count};
 use super::echo::Echoes;
 use super::flow::{Due, Flow, FlowKey, Parameters, Settled};
 use super::fragments::{self, Reassembly};
@@ -37,6 +37,8 @@ const HALF_OPEN_MAX: usize = 1024;
 
 /// Everything of one stack.
 pub(super) struct Stack {
+    /// What the device's end is called.
+    pub(super) name: String,
     pub(super) mtu: usize,
     tcp_buffer: usize,
     connections_max: usize,
@@ -104,7 +106,18 @@ fn contains((network, prefix_len): (IpAddr, u8), address: IpAddr) -> bool {
     }
 }
 
-fn check_addresses(addresses: &[(IpAddr, u8)]) -> io::Result<()> {
+fn within(what: &str, value: usize, range: RangeInclusive<usize>) -> io::Result<()> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let text = format!("{what} is {value}, not from {} to {}", range.start(), range.end());
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+}
+
+/// Whether a stack may have these addresses, and this MTU with them.
+fn check_addresses(addresses: &[(IpAddr, u8)], mtu: usize) -> io::Result<()> {
+    let has_ipv6 = addresses.iter().any(|(address, _)| address.is_ipv6());
+    within("the MTU", mtu, if has_ipv6 { MTU_FEWEST_IPV6 } else { MTU_FEWEST }..=MTU_MOST)?;
     for (address, prefix_len) in addresses {
         let bits = if address.is_ipv4() { Ipv4Addr::BITS } else { Ipv6Addr::BITS };
         if u32::from(*prefix_len) > bits || address.is_unspecified() || address.is_multicast() {
@@ -117,17 +130,10 @@ fn check_addresses(addresses: &[(IpAddr, u8)]) -> io::Result<()> {
 
 impl Stack {
     pub(super) fn new(config: Config) -> io::Result<Arc<Self>> {
-        check_addresses(&config.addresses)?;
-        let within = |what: &str, value: usize, range: RangeInclusive<usize>| {
-            if range.contains(&value) {
-                return Ok(());
-            }
-            let text = format!("{what} is {value}, not from {} to {}", range.start(), range.end());
-            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
-        };
-        within("the MTU", config.mtu, super::config::MTU_FEWEST..=crate::packet::BUFFER_LEN)?;
+        check_addresses(&config.addresses, config.mtu)?;
         within("a TCP buffer", config.tcp_buffer, 4096..=1 << 30)?;
         Ok(Arc::new(Self {
+            name: config.name,
             mtu: config.mtu,
             tcp_buffer: config.tcp_buffer,
             connections_max: config.connections_max,
@@ -153,7 +159,7 @@ impl Stack {
     // --- Addresses and ports -----------------------------------------------------------------
 
     pub(super) fn set_addresses(&self, addresses: Vec<(IpAddr, u8)>) -> io::Result<()> {
-        check_addresses(&addresses)?;
+        check_addresses(&addresses, self.mtu)?;
         self.addresses.store(Arc::new(addresses));
         let lost: Vec<_> =
             read(&self.flows).values().filter(|flow| !self.has_address(flow.key.local.ip())).cloned().collect();
@@ -537,12 +543,30 @@ mod tests {
             change(&mut config);
             assert_eq!(Stack::new(config).err().map(|error| error.kind()), Some(io::ErrorKind::InvalidInput));
         };
-        check(|config| config.mtu = 1279);
-        check(|config| config.mtu = 65_536);
+        check(|config| config.mtu = 575);
+        check(|config| config.mtu = 65_476);
+        check(|config| {
+            config.mtu = 1279;
+            config.addresses.push((Ipv6Addr::LOCALHOST.into(), 128));
+        });
         check(|config| config.tcp_buffer = 0);
         check(|config| config.tcp_buffer = (1 << 30) + 1);
         check(|config| config.addresses[0].1 = 33);
         check(|config| config.addresses[0].0 = Ipv6Addr::UNSPECIFIED.into());
+    }
+
+    #[test]
+    fn an_ipv6_address_needs_the_mtu_for_it() {
+        let stack_with = |mtu: usize| {
+            let mut config = Config::new(vec![(Ipv4Addr::new(10, 0, 0, 1).into(), 24)]);
+            config.mtu = mtu;
+            Stack::new(config).unwrap()
+        };
+        let set = |mtu: usize| stack_with(mtu).set_addresses(vec![(Ipv6Addr::LOCALHOST.into(), 128)]);
+        assert_eq!(set(1279).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        set(1280).unwrap();
+        stack_with(576);
+        stack_with(65_475);
     }
 
     #[test]

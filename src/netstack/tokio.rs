@@ -240,7 +240,24 @@ impl UdpSocket {
     /// [`io::ErrorKind::NetworkDown`] when the device has ended; on a connected socket also what an ICMP error says of its
     /// peer, as [`super::UdpSocket::recv_from`].
     pub async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        poll_fn(|context| self.0.poll_recv_from(context, buffer)).await
+        self.recv_from_to(buffer).await.map(|(len, from, _)| (len, from))
+    }
+
+    /// [`UdpSocket::recv_from`], which also returns to which of the stack's addresses the datagram was sent: an answer comes
+    /// from there ([`UdpSocket::send_from`]), or it is not taken for one.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::recv_from`].
+    pub async fn recv_from_to(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, IpAddr)> {
+        poll_fn(|context| self.0.poll_recv(context, buffer)).await
+    }
+
+    /// [`UdpSocket::send_to`], from `own`, one of the stack's addresses.
+    ///
+    /// # Errors
+    /// As [`super::UdpSocket::send_from`].
+    pub async fn send_from(&self, own: IpAddr, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
+        self.0.send_from(own, datagram, to)
     }
 
     /// Where it is bound.

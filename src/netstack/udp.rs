@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -34,9 +34,17 @@ struct Destinations {
     last: Option<SocketAddr>,
 }
 
+/// A datagram that came.
+struct Datagram {
+    from: SocketAddr,
+    /// Which of the stack's addresses it was sent to.
+    to: IpAddr,
+    bytes: Box<[u8]>,
+}
+
 #[derive(Default)]
 struct Received {
-    datagrams: VecDeque<(SocketAddr, Box<[u8]>)>,
+    datagrams: VecDeque<Datagram>,
     bytes: usize,
     receivers: Wakers,
     /// What an ICMP error says of the one whom the socket is connected to.
@@ -77,8 +85,8 @@ impl Socket {
         self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a datagram in; false when there is no room for it.
-    pub(super) fn push(&self, from: SocketAddr, datagram: &[u8]) -> bool {
+    /// Lets a datagram in that was sent to the stack's address `to`; false when there is no room for it.
+    pub(super) fn push(&self, from: SocketAddr, to: IpAddr, datagram: &[u8]) -> bool {
         if self.destinations().peer.is_some_and(|peer| peer != from) {
             // Not for a socket that is connected to somebody else; that is no lack of room.
             return true;
@@ -89,7 +97,7 @@ impl Socket {
             return false;
         }
         received.bytes += cost;
-        received.datagrams.push_back((from, datagram.into()));
+        received.datagrams.push_back(Datagram { from, to, bytes: datagram.into() });
         let receivers = received.receivers.take();
         drop(received);
         receivers.wake();
@@ -105,14 +113,14 @@ impl Socket {
         receivers.wake();
     }
 
-    fn poll_receive(&self, context: &mut Context<'_>) -> Poll<io::Result<(SocketAddr, Box<[u8]>)>> {
+    fn poll_receive(&self, context: &mut Context<'_>) -> Poll<io::Result<Datagram>> {
         let mut received = self.lock();
         if let Some(error) = received.error.take() {
             return Poll::Ready(Err(error.into()));
         }
-        if let Some((from, datagram)) = received.datagrams.pop_front() {
-            received.bytes -= datagram.len() + DATAGRAM_OVERHEAD;
-            return Poll::Ready(Ok((from, datagram)));
+        if let Some(datagram) = received.datagrams.pop_front() {
+            received.bytes -= datagram.bytes.len() + DATAGRAM_OVERHEAD;
+            return Poll::Ready(Ok(datagram));
         }
         if let Some(reason) = received.closed {
             return Poll::Ready(Err(reason.into()));
@@ -139,9 +147,18 @@ impl Bound {
 
     /// Sends a datagram. As with any UDP, it may be lost without a word: here when the interface has no room for it.
     pub(super) fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
+        self.send_from(self.socket.local.ip(), datagram, to)
+    }
+
+    /// The same from `own`, one of the stack's addresses; from the one that suits `to` if it is unspecified.
+    pub(super) fn send_from(&self, own: IpAddr, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
         self.stack.check_up()?;
         let to = plain(to);
-        let own = self.socket.local.ip();
+        let bound = self.socket.local.ip();
+        if own != bound && !(bound.is_unspecified() && self.stack.has_address(own)) {
+            let text = format!("{own} is no address of this socket");
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
+        }
         if own.is_ipv4() != to.is_ipv4() || to.ip().is_unspecified() || to.port() == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{to} cannot be sent to from {own}")));
         }
@@ -178,16 +195,17 @@ impl Bound {
         self.socket.destinations().peer.ok_or(io::ErrorKind::NotConnected.into())
     }
 
-    /// Waits for a datagram; what does not fit `buffer` is cut off.
-    pub(super) fn poll_recv_from(
+    /// Waits for a datagram: its length, its sender, and which of the stack's addresses it was sent to. What does not fit
+    /// `buffer` is cut off.
+    pub(super) fn poll_recv(
         &self,
         context: &mut Context<'_>,
         buffer: &mut [u8],
-    ) -> Poll<io::Result<(usize, SocketAddr)>> {
-        self.socket.poll_receive(context).map_ok(|(from, datagram)| {
-            let len = datagram.len().min(buffer.len());
-            buffer[..len].copy_from_slice(&datagram[..len]);
-            (len, from)
+    ) -> Poll<io::Result<(usize, SocketAddr, IpAddr)>> {
+        self.socket.poll_receive(context).map_ok(|Datagram { from, to, bytes }| {
+            let len = bytes.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&bytes[..len]);
+            (len, from, to)
         })
     }
 }
@@ -247,9 +265,27 @@ impl UdpSocket {
     /// [`io::ErrorKind::ConnectionRefused`] when nobody has that port, [`io::ErrorKind::HostUnreachable`] or
     /// [`io::ErrorKind::NetworkUnreachable`].
     pub fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.recv_from_to(buffer).map(|(len, from, _)| (len, from))
+    }
+
+    /// [`UdpSocket::recv_from`], which also returns to which of the stack's addresses the datagram was sent: an answer comes
+    /// from there ([`UdpSocket::send_from`]), or it is not taken for one.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::recv_from`].
+    pub fn recv_from_to(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, IpAddr)> {
         let deadline = self.read_timeout()?.map(|timeout| Instant::now() + timeout);
-        block_on_poll(deadline, |context| self.bound.poll_recv_from(context, buffer))
+        block_on_poll(deadline, |context| self.bound.poll_recv(context, buffer))
             .unwrap_or(Err(io::ErrorKind::WouldBlock.into()))
+    }
+
+    /// [`UdpSocket::send_to`], from `own`, one of the stack's addresses.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrNotAvailable`] when the stack does not have `own`, or the socket is bound to another address;
+    /// and those of [`UdpSocket::send_to`].
+    pub fn send_from(&self, own: IpAddr, datagram: &[u8], to: SocketAddr) -> io::Result<usize> {
+        self.bound.send_from(own, datagram, to)
     }
 
     /// Has [`UdpSocket::send`] send to `to`; from then on datagrams of others are not received, and ICMP errors about it are
@@ -332,7 +368,7 @@ mod tests {
         let local: SocketAddr = "10.0.0.1:53".parse().unwrap();
         let socket = Socket::new(local);
         let mut taken = 0;
-        while socket.push(local, &[7; 1000]) {
+        while socket.push(local, local.ip(), &[7; 1000]) {
             taken += 1;
         }
         assert_eq!(taken, SOCKET_BYTES_MAX / (1000 + DATAGRAM_OVERHEAD));
@@ -341,7 +377,7 @@ mod tests {
             assert!(socket.poll_receive(&mut context).is_ready());
         }
         assert!(socket.poll_receive(&mut context).is_pending());
-        assert!(socket.push(local, &[]));
+        assert!(socket.push(local, local.ip(), &[]));
         socket.close(io::ErrorKind::NetworkDown);
         assert!(matches!(socket.poll_receive(&mut context), Poll::Ready(Ok(_))), "what came is still received");
         assert!(matches!(socket.poll_receive(&mut context), Poll::Ready(Err(_))));

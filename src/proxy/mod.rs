@@ -15,7 +15,7 @@ pub mod endpoints;
 mod figures;
 pub mod health;
 mod names;
-mod pings;
+pub(crate) mod pings;
 pub mod reload;
 pub mod run;
 pub mod services;

@@ -37,9 +37,10 @@ use super::reload;
 use super::services::{Bound, Counters, Failure, Limits, Services, network};
 use super::tunnel::Tunnel;
 use super::{figures, pings};
-use crate::device::config::{ApplyError, Update};
+use crate::device::config::{ApplyError, Snapshot, Update};
 use crate::device::{CloseReason, Device, default_threads};
 use crate::metrics;
+use crate::netstack::tokio::Net;
 use crate::netstack::{self, Netstack};
 use crate::uapi::{self, Ended, ListenError, Listener};
 use crate::udp::linux::LinuxUdp;
@@ -238,7 +239,7 @@ impl Sidecar {
         let (end, ends) = unbounded_channel();
         // The ports of the host first: what is wrong with them is known at once.
         let metrics = config.metrics.or(info).map(listen).transpose()?;
-        let (device, tunnel) = start_device(&config.interface, threads, &end)?;
+        let (device, tunnel) = start_device(&config, threads, &end)?;
         wait_until_bound(&device).await?;
         configure(&device, reload::update(None, &config)).map_err(|error| match error {
             ApplyError::ListenPort(source) => {
@@ -299,6 +300,16 @@ impl Sidecar {
         }
     }
 
+    /// The network inside the tunnel.
+    pub fn net(&self) -> &Net {
+        self.tunnel.net()
+    }
+
+    /// What its device is and has done.
+    pub fn snapshot(&self) -> Snapshot {
+        self.device.snapshot()
+    }
+
     /// Puts `new` into force. What has not changed is left alone, what cannot be done is logged.
     pub async fn reload(&mut self, new: Config) {
         let mut new = new;
@@ -324,13 +335,10 @@ impl Sidecar {
         }
         self.tunnel.set_dns(resolvers(&new.interface), new.interface.search.clone());
 
-        let resolve_changed = self.config.resolve != new.resolve;
-        if resolve_changed {
-            self.services = Services::new(self.tunnel.clone(), new.resolve, Limits::default());
-        }
+        self.services.set_resolve(new.resolve);
         let wanted = std::mem::take(&mut new.services);
         self.config = new;
-        self.change_services(&wanted, resolve_changed).await;
+        self.change_services(&wanted).await;
         // What runs is what the next one is compared with, so that a failed one is tried again.
         self.config.services = self.running.iter().map(|running| running.description.clone()).collect();
         self.change_metrics();
@@ -338,14 +346,14 @@ impl Sidecar {
         tracing::info!("The configuration was read again, and is in force");
     }
 
-    /// Ends services that are not wanted any more, or all that a change `of_all` concerns, and begins what is missing.
-    async fn change_services(&mut self, wanted: &[Service], of_all: bool) {
+    /// Ends services that are not wanted any more, and begins what is missing.
+    async fn change_services(&mut self, wanted: &[Service]) {
         let is_stdio = |service: &Service| matches!(service, Service::StdioTunnel(_));
         let old: Vec<Service> = self.running.iter().map(|running| running.description.clone()).collect();
         let gone = reload::services(&old, wanted).end;
         let mut place = 0;
         let (kept, ending): (Vec<_>, Vec<_>) = std::mem::take(&mut self.running).into_iter().partition(|running| {
-            let ends = of_all || gone.contains(&place);
+            let ends = gone.contains(&place);
             place += 1;
             is_stdio(&running.description) || !ends
         });
@@ -481,11 +489,16 @@ fn bind_socket(path: &Path) -> Result<Listener, StartError> {
 
 /// A stack, and a device on it that has neither key nor port yet.
 fn start_device(
-    interface: &Interface,
+    config: &Config,
     threads: usize,
     end: &UnboundedSender<End>,
 ) -> Result<(Arc<Device>, Tunnel), StartError> {
+    let interface = &config.interface;
     let mut stack = netstack::Config::new(interface.addresses.clone());
+    // As in the log.
+    if let Some(name) = config.files.first().and_then(|file| file.file_stem()) {
+        stack.name = name.to_string_lossy().into_owned();
+    }
     stack.mtu = interface.mtu;
     stack.dns = resolvers(interface);
     stack.search = interface.search.clone();
@@ -551,6 +564,7 @@ fn name(service: &Service, addresses: &[SocketAddr]) -> String {
         Service::TcpClientTunnel(it) => format!("TCPClientTunnel {}", at(it.bind)),
         Service::TcpServerTunnel(it) => format!("TCPServerTunnel {}", it.listen_port),
         Service::UdpProxyTunnel(it) => format!("UDPProxyTunnel {}", at(it.bind)),
+        Service::UdpServerTunnel(it) => format!("UDPServerTunnel {}", it.listen_port),
         Service::StdioTunnel(_) => "STDIOTunnel".to_owned(),
         Service::Dns(it) => format!("Dns {}", at(it.bind)),
     }

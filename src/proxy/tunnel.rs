@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::services::network::{Connection, DatagramSocket, KEEPALIVE_TIME, Listener, Network};
+use super::services::network::{Client, Connection, DatagramSocket, KEEPALIVE_TIME, Listener, Network};
 use crate::netstack::tokio::{Net, TcpListener, TcpStream, UdpSocket};
 
 /// The network inside the tunnel. Clones are the same.
@@ -118,6 +118,19 @@ impl DatagramSocket for UdpSocket {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         UdpSocket::local_addr(self)
+    }
+
+    async fn recv_client(&self, buffer: &mut [u8]) -> io::Result<(usize, Client)> {
+        let (length, address, reached) = self.recv_from_to(buffer).await?;
+        Ok((length, Client { address, reached: Some(reached) }))
+    }
+
+    async fn answer(&self, datagram: &[u8], client: Client) -> io::Result<usize> {
+        check(client.address)?;
+        match client.reached {
+            Some(own) => self.send_from(own, datagram, client.address).await,
+            None => UdpSocket::send_to(self, datagram, client.address).await,
+        }
     }
 }
 

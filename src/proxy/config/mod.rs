@@ -28,5 +28,5 @@ pub use reading::{CREDENTIAL_BYTES_MAX, FILE_BYTES_MAX, MTU_DEFAULT, ReadFile, S
 pub use remark::{ConfigError, Place, Remark};
 pub use services::{
     Dns, Host, Http, Resolve, ResolveStrategy, Secret, Service, Socks5, StdioTunnel, Target, TcpClientTunnel,
-    TcpServerTunnel, UdpProxyTunnel,
+    TcpServerTunnel, UdpProxyTunnel, UdpServerTunnel,
 };

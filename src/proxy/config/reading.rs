@@ -23,11 +23,12 @@ use super::remark::{ConfigError, Place, Remarks};
 use super::schema::{Kind, SectionSchema};
 use super::services::{
     Dns, Host, Http, Resolve, Secret, Service, Socks5, StdioTunnel, Target, TcpClientTunnel, TcpServerTunnel,
-    UdpProxyTunnel,
+    UdpProxyTunnel, UdpServerTunnel,
 };
 use super::values::{self, Problem};
 use crate::device::config::AllowedIp;
 use crate::key::{ParseKeyError, PresharedKey, PrivateKey, PublicKey};
+use crate::netstack::MTU_FEWEST_IPV6;
 
 /// Bytes of a file that is read: room for a hundred thousand peers.
 pub const FILE_BYTES_MAX: usize = 16 << 20;
@@ -37,8 +38,6 @@ pub const SERVICES_MAX: usize = 1024;
 pub const CREDENTIAL_BYTES_MAX: usize = 255;
 /// The MTU if the file does not say one: what remains of 1500 bytes over IPv6.
 pub const MTU_DEFAULT: usize = 1420;
-/// The least MTU with an IPv6 address (RFC 8200 §5).
-const MTU_IPV6_MIN: usize = 1280;
 /// How often the addresses of `CheckAlive` are asked if the file does not say: as wireproxy does.
 const CHECK_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// When a client of a UDP forward is forgotten if the file does not say: longer than a NAT may forget it (RFC 4787 §4.3).
@@ -225,9 +224,10 @@ impl Reader<'_> {
         if addresses.is_empty() && !fields.has("Address") {
             let next = "add Address = …, such as 10.0.0.2/32";
             remarks.error(&fields.place, "[Interface]", "it has no Address", next);
-        } else if addresses.is_empty() {
-            let place = fields.text("Address").map_or(&fields.place, |value| &value.place);
-            remarks.error(place, "Address", "there is none in it", "write one such as 10.0.0.2/32");
+        } else if addresses.is_empty()
+            && let Some(value) = fields.text("Address").filter(|value| value.text.is_empty())
+        {
+            remarks.error(&value.place, "Address", "there is none in it", "write one such as 10.0.0.2/32");
         }
         let (mut dns, mut search) = (Vec::new(), Vec::new());
         for (_, item) in fields.list("DNS", remarks, values::dns) {
@@ -237,9 +237,9 @@ impl Reader<'_> {
             }
         }
         let mtu = fields.optional("MTU", remarks, values::mtu).unwrap_or(MTU_DEFAULT);
-        if mtu < MTU_IPV6_MIN && addresses.iter().any(|(_, (address, _))| address.is_ipv6()) {
+        if mtu < MTU_FEWEST_IPV6 && addresses.iter().any(|(_, (address, _))| address.is_ipv6()) {
             let place = fields.text("MTU").map_or(&fields.place, |value| &value.place);
-            let why = format!("IPv6 needs {MTU_IPV6_MIN}, and Address has an IPv6 address");
+            let why = format!("IPv6 needs {MTU_FEWEST_IPV6}, and Address has an IPv6 address");
             remarks.error(place, "MTU", why, "make it larger, or remove the IPv6 address");
         }
         let listen_port = fields.optional("ListenPort", remarks, values::port).unwrap_or_default();
@@ -330,6 +330,16 @@ impl Reader<'_> {
         fields.required("Target", "Target = …, such as 10.0.0.1:80", &mut self.remarks, values::target)
     }
 
+    /// Of a service inside the tunnel.
+    fn inner_port(&mut self, fields: &Fields<'_>) -> Option<u16> {
+        fields.required("ListenPort", "ListenPort = …, such as 8080", &mut self.remarks, values::known_port)
+    }
+
+    fn inactivity_timeout(&mut self, fields: &Fields<'_>) -> Duration {
+        let timeout = fields.optional("InactivityTimeout", &mut self.remarks, |text| values::seconds(text, 0));
+        timeout.unwrap_or(INACTIVITY_TIMEOUT)
+    }
+
     fn credentials(&mut self, fields: &Fields<'_>) -> (Option<String>, Option<Secret>) {
         let short = |text: &str| {
             if text.len() <= CREDENTIAL_BYTES_MAX {
@@ -368,18 +378,21 @@ impl Reader<'_> {
                 Some(Service::TcpClientTunnel(TcpClientTunnel { bind: bind?, target: target? }))
             }
             Kind::TcpServerTunnel => {
-                let example = "ListenPort = …, such as 8080";
-                let port = fields.required("ListenPort", example, &mut self.remarks, values::known_port);
-                let target = self.target(fields);
+                let (port, target) = (self.inner_port(fields), self.target(fields));
                 Some(Service::TcpServerTunnel(TcpServerTunnel { listen_port: port?, target: target? }))
             }
             Kind::UdpProxyTunnel => {
                 let (bind, target) = (self.bind(fields, example), self.target(fields));
-                let timeout = fields.optional("InactivityTimeout", &mut self.remarks, |text| values::seconds(text, 0));
-                Some(Service::UdpProxyTunnel(UdpProxyTunnel {
-                    bind: bind?,
+                let inactivity_timeout = self.inactivity_timeout(fields);
+                Some(Service::UdpProxyTunnel(UdpProxyTunnel { bind: bind?, target: target?, inactivity_timeout }))
+            }
+            Kind::UdpServerTunnel => {
+                let (port, target) = (self.inner_port(fields), self.target(fields));
+                let inactivity_timeout = self.inactivity_timeout(fields);
+                Some(Service::UdpServerTunnel(UdpServerTunnel {
+                    listen_port: port?,
                     target: target?,
-                    inactivity_timeout: timeout.unwrap_or(INACTIVITY_TIMEOUT),
+                    inactivity_timeout,
                 }))
             }
             Kind::StdioTunnel => Some(Service::StdioTunnel(StdioTunnel { target: self.target(fields)? })),
@@ -422,14 +435,16 @@ impl Reader<'_> {
         enum Listener {
             Tcp(SocketAddr),
             Udp(SocketAddr),
-            Inner(u16),
+            InnerTcp(u16),
+            InnerUdp(u16),
         }
         let of_services = services.iter().flat_map(|(fields, service)| {
             let listeners = match service {
                 Service::Socks5(Socks5 { bind, .. })
                 | Service::Http(Http { bind, .. })
                 | Service::TcpClientTunnel(TcpClientTunnel { bind, .. }) => vec![Listener::Tcp(*bind)],
-                Service::TcpServerTunnel(TcpServerTunnel { listen_port, .. }) => vec![Listener::Inner(*listen_port)],
+                Service::TcpServerTunnel(TcpServerTunnel { listen_port, .. }) => vec![Listener::InnerTcp(*listen_port)],
+                Service::UdpServerTunnel(UdpServerTunnel { listen_port, .. }) => vec![Listener::InnerUdp(*listen_port)],
                 Service::UdpProxyTunnel(UdpProxyTunnel { bind, .. }) => vec![Listener::Udp(*bind)],
                 Service::Dns(Dns { bind }) => vec![Listener::Udp(*bind), Listener::Tcp(*bind)],
                 Service::StdioTunnel(_) => Vec::new(),
@@ -442,7 +457,8 @@ impl Reader<'_> {
             if matches!(listener, Listener::Tcp(bind) | Listener::Udp(bind) if bind.port() == 0) {
                 continue;
             }
-            let name = if matches!(listener, Listener::Inner(_)) { "ListenPort" } else { "BindAddress" };
+            let is_inner = matches!(listener, Listener::InnerTcp(_) | Listener::InnerUdp(_));
+            let name = if is_inner { "ListenPort" } else { "BindAddress" };
             let Some(first) = seen.insert(listener, fields) else { continue };
             let place = fields.text(name).map_or(&fields.place, |value| &value.place);
             let why = format!("{} at {} listens there too", first.schema.title(), first.place);

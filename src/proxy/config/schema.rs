@@ -13,6 +13,7 @@ pub(super) enum Kind {
     TcpClientTunnel,
     TcpServerTunnel,
     UdpProxyTunnel,
+    UdpServerTunnel,
     StdioTunnel,
     Resolve,
     Dns,
@@ -76,7 +77,7 @@ const fn repeated(kind: Kind, name: &'static str, keys: &'static [Key]) -> Secti
 }
 
 /// Every section.
-pub(super) static SECTIONS: [SectionSchema; 14] = [
+pub(super) static SECTIONS: [SectionSchema; 15] = [
     section(Kind::Top, "", &[single("WGConfig")]),
     section(
         Kind::Interface,
@@ -124,6 +125,11 @@ pub(super) static SECTIONS: [SectionSchema; 14] = [
         Kind::UdpProxyTunnel,
         "UDPProxyTunnel",
         &[single("BindAddress"), single("Target"), single("InactivityTimeout")],
+    ),
+    repeated(
+        Kind::UdpServerTunnel,
+        "UDPServerTunnel",
+        &[single("ListenPort"), single("Target"), single("InactivityTimeout")],
     ),
     section(Kind::StdioTunnel, "STDIOTunnel", &[single("Target")]),
     section(Kind::Resolve, "Resolve", &[single("ResolveStrategy")]),

@@ -133,6 +133,17 @@ pub struct UdpProxyTunnel {
     pub inactivity_timeout: Duration,
 }
 
+/// `[UDPServerTunnel]`: a UDP port inside the tunnel leads to a target of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UdpServerTunnel {
+    /// The port on each of the interface's addresses. Never 0.
+    pub listen_port: u16,
+    /// Outside the tunnel, as the host resolves and reaches it.
+    pub target: Target,
+    /// After this long without a datagram in either direction a client is forgotten; zero: only to make room.
+    pub inactivity_timeout: Duration,
+}
+
 /// `[STDIOTunnel]`: standard input and output lead to a target inside the tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StdioTunnel {
@@ -172,6 +183,8 @@ pub enum Service {
     TcpServerTunnel(TcpServerTunnel),
     /// `[UDPProxyTunnel]`
     UdpProxyTunnel(UdpProxyTunnel),
+    /// `[UDPServerTunnel]`
+    UdpServerTunnel(UdpServerTunnel),
     /// `[STDIOTunnel]`
     StdioTunnel(StdioTunnel),
     /// `[Dns]`

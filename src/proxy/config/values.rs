@@ -9,15 +9,12 @@ use std::time::Duration;
 use super::services::{Host, ResolveStrategy, Target};
 use crate::device::config::AllowedIp;
 use crate::key::{BASE64_LEN, ParseKeyError};
+use crate::netstack::{MTU_FEWEST, MTU_MOST};
 
 /// Letters of a host's name: what DNS allows.
 const NAME_MAX: usize = 253;
 /// Letters of one label of a name: what DNS allows.
 const LABEL_MAX: usize = 63;
-/// The least that IPv4 promises to take in one piece.
-const MTU_MIN: usize = 576;
-/// The most that an IPv4 packet can be.
-const MTU_MAX: usize = 65_535;
 /// The longest time that means something: a day.
 const SECONDS_MAX: u64 = 86_400;
 
@@ -186,9 +183,10 @@ pub(super) fn known_port(text: &str) -> Result<u16, Problem> {
 
 /// The largest inner packet.
 pub(super) fn mtu(text: &str) -> Result<usize, Problem> {
-    let mtu = decimal(text).and_then(|mtu| usize::try_from(mtu).ok()).filter(|mtu| (MTU_MIN..=MTU_MAX).contains(mtu));
+    let mtu =
+        decimal(text).and_then(|mtu| usize::try_from(mtu).ok()).filter(|mtu| (MTU_FEWEST..=MTU_MOST).contains(mtu));
     mtu.ok_or_else(|| {
-        Problem::new(format!("it is no number from {MTU_MIN} to {MTU_MAX}"), "1420 fits nearly everywhere")
+        Problem::new(format!("it is no number from {MTU_FEWEST} to {MTU_MOST}"), "1420 fits nearly everywhere")
     })
 }
 

@@ -1,11 +1,13 @@
-//! `[UDPProxyTunnel]`: a UDP port of the host leads to one target inside the tunnel.
+//! UDP forwards: a port in one network leads to one target in the other.
 //!
-//! Each client, by its address and port, has a *mapping*: a socket of its own inside the tunnel, so that what comes
-//! back finds its way. Only the target's answers count. A mapping is forgotten after the time of its description without
+//! Both directions are this file: `[UDPProxyTunnel]` has its port on the host and its target inside the tunnel,
+//! `[UDPServerTunnel]` the other way round. Each client, by its address and port and the address that it sends to, has a
+//! *mapping*: a socket of its own in the target's network, so that what comes back finds its way. Only the target's
+//! answers count. A mapping is forgotten after the time of its description without
 //! a datagram in either direction, and the one that was idle for longest when [`MAPPINGS_MAX`] are reached; an idle
 //! service has no timer.
 //!
-//! The target's name is resolved once for each mapping; meanwhile, and whenever the tunnel is slower than the client,
+//! The target's name is resolved once for each mapping; meanwhile, and whenever the target's network is slower than the client,
 //! [`WAITING_MAX`] datagrams wait in the mapping, and one more is dropped (`QueueFull`), as is one for which all mappings
 //! together leave no room ([`WAITING_BYTES_MAX`](super::WAITING_BYTES_MAX)).
 
@@ -16,21 +18,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::net::UdpSocket;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::Context;
+use super::clients::report;
 use super::dial::resolve;
 use super::failure::Failure;
-use super::network::{DatagramSocket, Network, receive};
+use super::network::{Client, DatagramSocket, Network, receive};
 use super::relay::BUFFER_BYTES;
-use crate::proxy::config::{Target, UdpProxyTunnel};
+use crate::proxy::config::Target;
 
-/// Clients of one forward: each has a socket inside the tunnel and a buffer of 64 KiB.
+/// Clients of one forward: each has a socket in the target's network and a buffer of 64 KiB.
 pub const MAPPINGS_MAX: usize = 1024;
-/// Datagrams of one client that wait for the tunnel.
+/// Datagrams of one client that wait for the target's network.
 pub const WAITING_MAX: usize = 64;
 /// A mapping that could not be made is not made again for each datagram: so long its client's are dropped.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -64,19 +66,43 @@ impl Stamp {
     }
 }
 
-/// Serves clients for ever.
-pub(super) async fn serve<N: Network>(
-    socket: UdpSocket,
-    description: &UdpProxyTunnel,
+/// Where the datagrams of a port go, and when a client is forgotten (zero: only to make room).
+pub(super) struct Forward {
+    pub(super) target: Target,
+    pub(super) idle: Duration,
+}
+
+/// Serves the clients of all these ports for ever.
+pub(super) async fn serve<S: DatagramSocket, N: Network>(
+    sockets: Vec<S>,
+    forward: Forward,
+    context: Context<N>,
+) -> Infallible {
+    let forward = Arc::new(forward);
+    let mut ports = JoinSet::new();
+    for socket in sockets {
+        ports.spawn(serve_port(socket, Arc::clone(&forward), context.clone()));
+    }
+    loop {
+        match ports.join_next().await {
+            Some(ended) => report(ended.map(|never| match never {})),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn serve_port<S: DatagramSocket, N: Network>(
+    socket: S,
+    forward: Arc<Forward>,
     context: Context<N>,
 ) -> Infallible {
     let socket = Arc::new(socket);
-    let mut mappings: HashMap<SocketAddr, Mapping> = HashMap::new();
+    let mut mappings: HashMap<Client, Mapping> = HashMap::new();
     let mut tasks = JoinSet::new();
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let (length, client) = tokio::select! {
-            received = receive(&socket, &mut buffer) => received,
+            received = receive(&*socket, &mut buffer) => received,
             Some(_) = tasks.join_next() => {
                 // By its task and not by its client, who may have a new mapping by now.
                 mappings.retain(|_, mapping| !mapping.task.is_finished());
@@ -95,10 +121,9 @@ pub(super) async fn serve<N: Network>(
                 let last = Arc::new(Stamp::new());
                 let map = Map {
                     context: context.clone(),
-                    target: description.target.clone(),
-                    idle: description.inactivity_timeout,
+                    forward: Arc::clone(&forward),
                     client,
-                    outside: Arc::clone(&socket),
+                    port: Arc::clone(&socket),
                     last: Arc::clone(&last),
                 };
                 let task = tasks.spawn(map.run(queue));
@@ -116,7 +141,7 @@ pub(super) async fn serve<N: Network>(
 }
 
 /// Forgets the client that was idle for longest.
-fn evict(mappings: &mut HashMap<SocketAddr, Mapping>) {
+fn evict(mappings: &mut HashMap<Client, Mapping>) {
     let oldest = mappings.iter().min_by_key(|(_, mapping)| mapping.last.last()).map(|(client, _)| *client);
     if let Some(mapping) = oldest.and_then(|client| mappings.remove(&client)) {
         mapping.task.abort();
@@ -124,17 +149,16 @@ fn evict(mappings: &mut HashMap<SocketAddr, Mapping>) {
 }
 
 /// The task of one mapping.
-struct Map<N: Network> {
+struct Map<S: DatagramSocket, N: Network> {
     context: Context<N>,
-    target: Target,
-    /// Zero: for ever.
-    idle: Duration,
-    client: SocketAddr,
-    outside: Arc<UdpSocket>,
+    forward: Arc<Forward>,
+    client: Client,
+    /// Where the client sends to.
+    port: Arc<S>,
     last: Arc<Stamp>,
 }
 
-impl<N: Network> Map<N> {
+impl<S: DatagramSocket, N: Network> Map<S, N> {
     /// Carries datagrams until the mapping is idle.
     async fn run(self, mut queue: mpsc::Receiver<Waiting>) {
         let counters = &self.context.counters;
@@ -142,7 +166,7 @@ impl<N: Network> Map<N> {
             Ok(open) => open,
             Err(failure) => {
                 counters.failed(failure);
-                tracing::debug!(client = %self.client, target = %self.target, %failure, "not served");
+                tracing::debug!(client = %self.client.address, target = %self.forward.target, %failure, "not served");
                 tokio::time::sleep(RETRY_AFTER).await;
                 return;
             }
@@ -156,7 +180,7 @@ impl<N: Network> Map<N> {
                     match socket.send_to(&datagram, target).await {
                         Ok(_) => counters.sent_datagram(datagram.len()),
                         Err(error) => {
-                            tracing::debug!(client = %self.client, %target, %error, "a datagram was not sent");
+                            tracing::debug!(client = %self.client.address, %target, %error, "a datagram was not sent");
                             counters.failed(Failure::SendFailed);
                         }
                     }
@@ -164,13 +188,13 @@ impl<N: Network> Map<N> {
                 received = socket.recv_from(&mut buffer) => match received {
                     Ok((length, from)) if from == target => {
                         self.last.touch();
-                        match self.outside.send_to(&buffer[..length], self.client).await {
+                        match self.port.answer(&buffer[..length], self.client).await {
                             Ok(_) => counters.received_datagram(length),
                             Err(_) => counters.failed(Failure::SendFailed),
                         }
                     }
                     Ok(_) => counters.failed(Failure::ForeignSource),
-                    // The stack is gone, or says that the target is: a new mapping begins afresh.
+                    // The network is gone, or says that the target is: a new mapping begins afresh.
                     Err(_) => return,
                 },
                 () = self.idle() => return,
@@ -182,7 +206,7 @@ impl<N: Network> Map<N> {
         let context = &self.context;
         let addresses = tokio::time::timeout(
             context.limits.connect_timeout,
-            resolve(&context.network, &self.target, context.strategy),
+            resolve(&context.network, &self.forward.target, context.strategy()),
         );
         let addresses = addresses.await.unwrap_or(Err(Failure::NameNotResolved))?;
         let mut outcome = Err(Failure::NameNotResolved);
@@ -199,13 +223,13 @@ impl<N: Network> Map<N> {
         outcome
     }
 
-    /// Returns once nothing came from either side for the time that the description gives.
+    /// Returns once nothing came from either side for the time that is given.
     async fn idle(&self) {
-        if self.idle.is_zero() {
+        if self.forward.idle.is_zero() {
             return std::future::pending().await;
         }
         loop {
-            let end = self.last.last() + self.idle;
+            let end = self.last.last() + self.forward.idle;
             if end <= Instant::now() {
                 return;
             }

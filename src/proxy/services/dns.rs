@@ -69,7 +69,7 @@ async fn queries<N: Network>(socket: Arc<UdpSocket>, context: &Arc<Context<N>>) 
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let (length, client) = tokio::select! {
-            received = receive(&socket, &mut buffer) => received,
+            received = receive(&*socket, &mut buffer) => received,
             Some(ended) = tasks.join_next() => {
                 report(ended);
                 continue;
@@ -94,11 +94,11 @@ async fn queries<N: Network>(socket: Arc<UdpSocket>, context: &Arc<Context<N>>) 
                 }
                 Err(failure) => {
                     context.counters.failed(failure);
-                    tracing::debug!(%client, %failure, "a query was not answered");
+                    tracing::debug!(client = %client.address, %failure, "a query was not answered");
                     servfail(query)
                 }
             };
-            if socket.send_to(&answer, client).await.is_err() {
+            if socket.answer(&answer, client).await.is_err() {
                 context.counters.failed(Failure::SendFailed);
             }
             drop(place);
@@ -159,7 +159,7 @@ async fn connection<N: Network>(
     let mut outcome = Err(Failure::NameNotResolved);
     for server in context.network.resolvers().into_iter().take(SERVERS_ASKED) {
         let target = Target { host: Host::Address(server.ip()), port: server.port() };
-        outcome = dial(&context.network, &target, context.strategy, ATTEMPT_TIME).await;
+        outcome = dial(&context.network, &target, context.strategy(), ATTEMPT_TIME).await;
         if outcome.is_ok() {
             break;
         }

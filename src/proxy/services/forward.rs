@@ -35,7 +35,7 @@ pub(super) async fn serve<L: Listener, N: Network>(
                     async move {
                         let (target, context) = &*shared;
                         let time = context.limits.connect_timeout;
-                        let outcome = match dial(&context.network, target, context.strategy, time).await {
+                        let outcome = match dial(&context.network, target, context.strategy(), time).await {
                             Ok(connection) => relay(stream, connection, None, &context.buffers, &context.counters)
                                 .await
                                 .map_err(|error| {

@@ -213,7 +213,7 @@ impl<N: Network> Session<N> {
 
     async fn dial(&self, target: &Target) -> Result<N::Stream, Failure> {
         let context = &self.server.context;
-        dial(&context.network, target, context.strategy, context.limits.connect_timeout).await
+        dial(&context.network, target, context.strategy(), context.limits.connect_timeout).await
     }
 
     /// CONNECT: joins the connection with one to the target, after the answer. [RFC 9110 §9.3.6]

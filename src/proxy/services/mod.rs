@@ -44,12 +44,13 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::config::{Resolve, ResolveStrategy, Service};
-use network::Listener;
+use datagrams::Forward;
+use network::{DatagramSocket, Listener};
 
 pub use clients::{CLIENTS_MAX, HALF_OPEN_MAX, HANDSHAKE_TIMEOUT, Limits};
 pub use counters::{Counters, Figures};
@@ -65,11 +66,14 @@ pub use socks5::{ASSOCIATIONS_MAX, NAMES_MAX, RESOLVING_MAX};
 /// wait, and none of them is much.
 pub const WAITING_BYTES_MAX: usize = 16 << 20;
 
+/// Which addresses of a name count; clones change together.
+type Strategy = Arc<RwLock<ResolveStrategy>>;
+
 /// What all services of one tunnel share.
 #[derive(Debug, Clone)]
 pub struct Services<N> {
     network: N,
-    resolve: Resolve,
+    strategy: Strategy,
     limits: Limits,
     buffers: relay::Buffers,
 }
@@ -78,7 +82,7 @@ pub struct Services<N> {
 #[derive(Clone)]
 struct Context<N> {
     network: N,
-    strategy: ResolveStrategy,
+    strategy: Strategy,
     limits: Limits,
     buffers: relay::Buffers,
     counters: Arc<Counters>,
@@ -91,6 +95,10 @@ impl<N> Context<N> {
     fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failure> {
         let bytes = u32::try_from(bytes).map_err(|_| Failure::QueueFull)?;
         Arc::clone(&self.room).try_acquire_many_owned(bytes).map_err(|_| Failure::QueueFull)
+    }
+
+    fn strategy(&self) -> ResolveStrategy {
+        *self.strategy.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn clients(&self) -> clients::Clients {
@@ -133,10 +141,16 @@ impl Bound {
 impl<N: Network> Services<N> {
     /// Services into `network`, the one inside the tunnel.
     pub fn new(network: N, resolve: Resolve, limits: Limits) -> Self {
-        Self { network, resolve, limits, buffers: relay::Buffers::default() }
+        let strategy = Arc::new(RwLock::new(resolve.strategy));
+        Self { network, strategy, limits, buffers: relay::Buffers::default() }
     }
 
-    fn context<Other>(&self, network: Other, strategy: ResolveStrategy) -> Context<Other> {
+    /// From now on names inside the tunnel are resolved so, by the services that run, too.
+    pub fn set_resolve(&self, resolve: Resolve) {
+        *self.strategy.write().unwrap_or_else(PoisonError::into_inner) = resolve.strategy;
+    }
+
+    fn context<Other>(&self, network: Other, strategy: Strategy) -> Context<Other> {
         let (counters, room) = (Arc::default(), Arc::new(Semaphore::new(WAITING_BYTES_MAX)));
         Context { network, strategy, limits: self.limits, buffers: self.buffers.clone(), counters, room }
     }
@@ -146,7 +160,7 @@ impl<N: Network> Services<N> {
     /// # Errors
     /// What the system, or the stack inside the tunnel, says of the port: in use, not permitted, no such address.
     pub fn bind(&self, service: &Service) -> io::Result<Bound> {
-        let inside = self.context(self.network.clone(), self.resolve.strategy);
+        let inside = self.context(self.network.clone(), Arc::clone(&self.strategy));
         let counters = Arc::clone(&inside.counters);
         match service.clone() {
             Service::Socks5(socks5) => {
@@ -166,9 +180,9 @@ impl<N: Network> Services<N> {
                 Ok(Bound::new(addresses, counters, running))
             }
             Service::TcpServerTunnel(tunnel) => {
-                let outside = self.context(HostNetwork, ResolveStrategy::Auto);
+                let outside = self.context(HostNetwork, Strategy::default());
                 let counters = Arc::clone(&outside.counters);
-                let listeners = listen_on_all(&self.network, tunnel.listen_port)?;
+                let listeners = of_both_families(tunnel.listen_port, |address| self.network.listen(address))?;
                 let addresses = listeners.iter().map(Listener::local_addr).collect::<io::Result<_>>()?;
                 let running = async move { forward::serve(listeners, tunnel.target, outside).await };
                 Ok(Bound::new(addresses, counters, running))
@@ -176,7 +190,17 @@ impl<N: Network> Services<N> {
             Service::UdpProxyTunnel(tunnel) => {
                 let socket = HostNetwork.bind(tunnel.bind)?;
                 let addresses = vec![socket.local_addr()?];
-                let running = async move { datagrams::serve(socket, &tunnel, inside).await };
+                let forward = Forward { target: tunnel.target, idle: tunnel.inactivity_timeout };
+                let running = async move { datagrams::serve(vec![socket], forward, inside).await };
+                Ok(Bound::new(addresses, counters, running))
+            }
+            Service::UdpServerTunnel(tunnel) => {
+                let outside = self.context(HostNetwork, Strategy::default());
+                let counters = Arc::clone(&outside.counters);
+                let sockets = of_both_families(tunnel.listen_port, |address| self.network.bind(address))?;
+                let addresses = sockets.iter().map(DatagramSocket::local_addr).collect::<io::Result<_>>()?;
+                let forward = Forward { target: tunnel.target, idle: tunnel.inactivity_timeout };
+                let running = async move { datagrams::serve(sockets, forward, outside).await };
                 Ok(Bound::new(addresses, counters, running))
             }
             Service::StdioTunnel(tunnel) => {
@@ -206,10 +230,10 @@ impl Bound {
     }
 }
 
-/// Listeners for a port of both families; one is enough, since an interface may have addresses of one only.
-fn listen_on_all<N: Network>(network: &N, port: u16) -> io::Result<Vec<N::Listener>> {
-    let first = network.listen((Ipv4Addr::UNSPECIFIED, port).into());
-    let second = network.listen((Ipv6Addr::UNSPECIFIED, port).into());
+/// A port of both families; one is enough, since an interface may have addresses of one only.
+fn of_both_families<T>(port: u16, take: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<Vec<T>> {
+    let first = take((Ipv4Addr::UNSPECIFIED, port).into());
+    let second = take((Ipv6Addr::UNSPECIFIED, port).into());
     match (first, second) {
         (Err(error), Err(_)) => Err(error),
         (first, second) => Ok(first.into_iter().chain(second).collect()),

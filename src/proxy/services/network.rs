@@ -71,6 +71,15 @@ pub trait Listener: Send + Sync + 'static {
     fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
+/// Whom a datagram comes from, as far as an answer has to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Client {
+    /// The sender.
+    pub address: SocketAddr,
+    /// To which of this end's addresses it was sent, where the network tells: the answer comes from there.
+    pub reached: Option<IpAddr>,
+}
+
 /// A UDP socket of a [`Network`].
 pub trait DatagramSocket: Send + Sync + 'static {
     /// Sends one datagram.
@@ -81,6 +90,16 @@ pub trait DatagramSocket: Send + Sync + 'static {
 
     /// Where it is bound.
     fn local_addr(&self) -> io::Result<SocketAddr>;
+
+    /// The next datagram, for one who answers: its length, and whom to answer.
+    fn recv_client(&self, buffer: &mut [u8]) -> impl Future<Output = io::Result<(usize, Client)>> + Send {
+        async { self.recv_from(buffer).await.map(|(length, address)| (length, Client { address, reached: None })) }
+    }
+
+    /// Sends one datagram to a client.
+    fn answer(&self, datagram: &[u8], client: Client) -> impl Future<Output = io::Result<usize>> + Send {
+        self.send_to(datagram, client.address)
+    }
 }
 
 /// The host's own network.
@@ -152,11 +171,11 @@ pub(crate) fn listener(address: SocketAddr) -> io::Result<std::net::TcpListener>
     Ok(socket.into())
 }
 
-/// The next datagram of a socket of the host. Errors are said of earlier answers to clients that are gone, and nothing is
+/// The next datagram of a client. Errors are said of earlier answers to clients that are gone, and nothing is
 /// lost with them; one that stays costs a call for each [`RECEIVE_PAUSE`].
-pub(super) async fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, SocketAddr) {
+pub(super) async fn receive<S: DatagramSocket>(socket: &S, buffer: &mut [u8]) -> (usize, Client) {
     loop {
-        match socket.recv_from(buffer).await {
+        match socket.recv_client(buffer).await {
             Ok(received) => return received,
             Err(error) => {
                 tracing::debug!(%error, "a datagram could not be received");

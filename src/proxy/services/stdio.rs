@@ -20,7 +20,7 @@ pub(super) async fn carry<N: Network>(
     let (target, counters) = (&description.target, &context.counters);
     counters.accepted();
     let outcome = async {
-        let mut connection = dial(&context.network, target, context.strategy, context.limits.connect_timeout).await?;
+        let mut connection = dial(&context.network, target, context.strategy(), context.limits.connect_timeout).await?;
         let (input, output) = (pin!(input), pin!(output));
         let mut ends = join(input, output);
         super::relay::carry(&mut ends, &mut connection, None, &context.buffers, counters).await.map_err(|error| {

@@ -181,7 +181,7 @@ impl<'a, N: Network> Association<'a, N> {
                 if self.resolving.len() >= RESOLVING_MAX {
                     return Err(Failure::QueueFull);
                 }
-                let (network, strategy) = (self.context.network.clone(), self.context.strategy);
+                let (network, strategy) = (self.context.network.clone(), self.context.strategy());
                 let timeout = self.context.limits.connect_timeout;
                 let room = self.context.room(payload.len())?;
                 let payload = payload.to_vec();

@@ -147,7 +147,7 @@ impl<N: Network> Server<N> {
     async fn connect(&self, stream: &mut TcpStream, request: &Request) -> Result<Option<N::Stream>, Failure> {
         let target = request.target()?;
         let context = &self.context;
-        let connection = dial(&context.network, &target, context.strategy, context.limits.connect_timeout).await?;
+        let connection = dial(&context.network, &target, context.strategy(), context.limits.connect_timeout).await?;
         let bound = super::network::Connection::local_addr(&connection).unwrap_or(UNKNOWN);
         let told = stream.write_all(&message::reply(Reply::Succeeded, bound)).await;
         Ok(told.is_ok().then_some(connection))
