@@ -26,6 +26,8 @@ else
 fi
 # The packet AEAD in pure Rust.
 step cargo clippy --lib --bins --no-default-features --features daemon -- -D warnings
+# The sidecar in somebody else's program.
+step cargo clippy --lib --no-default-features --features proxy -- -D warnings
 # Module heads may point to what is private: they are for who reads the source as well.
 RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" step cargo doc --no-deps --lib --quiet
 if command -v cargo-deny >/dev/null; then

@@ -280,7 +280,7 @@ fn check_file(scratch: &Scratch, name: &str, text: &str) {
         .args(["proxy", "--check", "-c"])
         .arg(file)
         .env("ADIT_INTERFACE_PRIVATEKEYFILE", key)
-        .env("SOCKS_PASSWORD", "hush");
+        .envs([("SOCKS_PASSWORD", "hush"), ("PROXY_PASSWORD", "hush")]);
     let output = try_run_to_end(&mut check, COMMAND_LIMIT).expect("the program can be started");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}: {said}");
@@ -315,6 +315,7 @@ fn the_files_of_the_documentation_are_without_a_mistake() {
     for (number, block) in blocks.enumerate() {
         // A block that shows one section is put below what it leaves out.
         let text = if block.contains("[Interface]") { block.to_owned() } else { format!("{whole}{block}") };
+        let text = text.replace("/etc/adit", root().join("tests/certificates").to_str().expect("a path in UTF-8"));
         check_file(&scratch, &format!("sidecar.md-{}.conf", number + 1), &text);
         count += 1;
     }

@@ -53,6 +53,74 @@ fn assert_errors(result: Result<Config, ConfigError>, expected: &[&str], what: &
     assert_eq!(lines, expected, "{what}");
 }
 
+/// A file of a certificate or key, as the tests have it.
+fn pem(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates").join(name)).unwrap()
+}
+
+/// `[http]` with what these files hold, the second one in another folder than the first.
+fn http_with(chain: &str, key: &str) -> Result<Config, ConfigError> {
+    let text = right("[http]\nBindAddress = :1\nCertFile = proxy.crt\nKeyFile = /keys/proxy.key\n");
+    parse_with(&text, &[("/etc/proxy.crt", chain), ("/keys/proxy.key", key)], &[])
+}
+
+#[test]
+fn the_certificate_of_an_http_proxy() {
+    let http = |chain: &str, key: &str| {
+        let config = http_with(chain, key).unwrap();
+        let watched: Vec<_> = config.files.iter().map(|file| file.to_str().unwrap()).collect();
+        assert_eq!(watched, ["/etc/a.conf", "/etc/proxy.crt", "/keys/proxy.key"]);
+        let Some(Service::Http(http)) = config.services.first() else { panic!() };
+        assert!(http.certificate.is_some());
+        http.clone()
+    };
+    // A reload makes it anew when its certificate is another, and only then.
+    let first = http(&pem("proxy.crt"), &pem("proxy.key"));
+    assert_eq!(first, http(&pem("proxy.crt"), &pem("proxy-sec1.key")));
+    assert_ne!(first, http(&pem("other.crt"), &pem("other.key")));
+
+    let check = |chain: &str, key: &str, expected: &str| assert_errors(http_with(chain, key), &[expected], expected);
+    check(
+        &pem("proxy.key"),
+        &pem("proxy.key"),
+        "8:12: CertFile: /etc/proxy.crt: there is no certificate in it; name a file in PEM, -----BEGIN CERTIFICATE----- \
+         in it",
+    );
+    check(
+        &pem("proxy.crt"),
+        "",
+        "9:11: KeyFile: /keys/proxy.key: there is no private key in it; name a file in PEM, -----BEGIN PRIVATE KEY----- \
+         in it",
+    );
+    check(
+        &pem("proxy.crt"),
+        &pem("proxy-encrypted.key"),
+        "9:11: KeyFile: /keys/proxy.key: the private key is encrypted; decrypt it, as `openssl pkey` does, for a file \
+         of this user only",
+    );
+    check(
+        &pem("proxy.crt"),
+        &pem("other.key"),
+        "9:11: KeyFile: /keys/proxy.key: the private key is not the certificate's; name the two that were made together",
+    );
+    let alone = |line: &str, files: &[(&str, &str)]| {
+        parse_with(&right(&format!("[http]\nBindAddress = :1\n{line}\n")), files, &[])
+    };
+    assert_errors(
+        alone("KeyFile = a.key", &[("/etc/a.key", &pem("proxy.key"))]),
+        &["8:11: KeyFile: there is no CertFile, and neither is of use alone; add CertFile = …, or remove this line"],
+        "a key alone",
+    );
+    assert_errors(
+        alone("CertFile = a.crt", &[]),
+        &[
+            "8:12: CertFile: /etc/a.crt cannot be read: entity not found; check its path, and who may read it",
+            "8:12: CertFile: there is no KeyFile, and neither is of use alone; add KeyFile = …, or remove this line",
+        ],
+        "a certificate alone, which is not there",
+    );
+}
+
 #[test]
 fn a_file_with_everything() {
     let text = format!(
@@ -232,11 +300,6 @@ fn every_mistake_is_told_with_its_place() {
             "9:1: BindAddress: [UDPServerTunnel] has no such key; it belongs to [Socks5] or [http] or [TCPClientTunnel] \
              or [UDPProxyTunnel] or [Dns] or [Metrics]",
         ],
-    );
-    check(
-        "[http]\nBindAddress = :1\nCertFile = /a\n",
-        &["8:12: CertFile: the proxy itself does not speak TLS; remove it, and let it listen where only those who \
-             use it can reach it"],
     );
     check(
         "[Interface]\nMTU = 1\n",

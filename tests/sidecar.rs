@@ -211,6 +211,45 @@ fn passwords_are_asked_for() {
     }
 }
 
+/// A certificate, and one that takes its place while the sidecar runs.
+#[test]
+fn curl_speaks_tls_with_the_http_proxy() {
+    privileged!("curl");
+    let site = Site::new(Implementation::Adit);
+    let socks = format!("[Socks5]\nBindAddress = {SOCKS}\n");
+    let sidecar = site.sidecar(&socks, SOCKS);
+    let certificates = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
+    let shows = |name: &str| {
+        for end in ["crt", "key"] {
+            let text = fs::read(certificates.join(format!("{name}.{end}"))).expect("it is there");
+            fs::write(sidecar.file(&format!("proxy.{end}")), text).expect("the folder can be written");
+        }
+    };
+    shows("proxy");
+    let tls = format!("[http]\nBindAddress = {HTTP}\nCertFile = proxy.crt\nKeyFile = proxy.key\n");
+    sidecar.rewrite(&site.file(&format!("{socks}\n{tls}")));
+    wait_until("the HTTP proxy is there", RELOAD_LIMIT, || listens(&site.left, address(HTTP)));
+    let curl = |trusted: &str, how: &str| {
+        let line = format!(
+            "curl -sS --fail --max-time 20 {how} --proxy https://{HTTP} --proxy-cacert {} http://{}/one",
+            certificates.join(trusted).display(),
+            site.peer.inner_v4,
+        );
+        let output = try_run_to_end(site.left.command("sh").args(["-c", &line]), COMMAND_LIMIT).expect("curl ends");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let answered = (Some(0), format!("you asked for /one at {}\n", site.peer.inner_v4));
+    // curl's own number for a server that it does not trust.
+    let distrusted = (Some(60), String::new());
+    for how in ["", "--proxytunnel"] {
+        assert_eq!(curl("proxy.crt", how), answered, "{how}");
+        assert_eq!(curl("other.crt", how), distrusted, "{how}");
+    }
+    shows("other");
+    wait_until("the other certificate is shown", RELOAD_LIMIT, || curl("other.crt", "") == answered);
+    assert_eq!(curl("proxy.crt", ""), distrusted);
+}
+
 /// What cannot be reached is told by the code that says why.
 #[test]
 fn failures_have_the_right_code() {

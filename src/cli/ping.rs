@@ -18,7 +18,7 @@ use super::environment::Environment;
 use super::proxy::{load, runtime, start_log};
 use crate::device::config::Snapshot;
 use crate::proxy::config::{Config, Peer, ResolveStrategy, Service};
-use crate::proxy::pings::peer_behind;
+use crate::proxy::pings::place_behind;
 use crate::proxy::run::Sidecar;
 
 /// Between two pings of one host, as ping(8) has it.
@@ -139,9 +139,10 @@ async fn resolve(sidecar: &Sidecar, config: &Config, host: &str) -> io::Result<I
 
 /// How far the asking came, and what to look at.
 fn why_not(peers: &[Peer], snapshot: &Snapshot, address: IpAddr) -> String {
-    let Some(peer) = peer_behind(peers, address) else {
+    let Some(place) = place_behind(peers, address) else {
         return format!("{address} is in no peer's AllowedIPs: add it to the one that it is behind");
     };
+    let peer = &peers[place];
     let key = peer.public_key;
     let state = snapshot.peers.iter().find(|state| state.public_key == key);
     if state.is_some_and(|state| state.last_handshake.is_some()) {

@@ -32,13 +32,8 @@ pub(super) fn unreachable(config: &Config) -> impl Iterator<Item = IpAddr> {
     addresses.filter(|&address| place_behind(&config.peers, address).is_none())
 }
 
-/// The peer that what is sent to the address goes to.
-pub(crate) fn peer_behind(peers: &[Peer], address: IpAddr) -> Option<&Peer> {
-    place_behind(peers, address).map(|place| &peers[place])
-}
-
 /// Which of the peers what is sent to the address goes to: the one with the longest prefix, of several the last.
-fn place_behind(peers: &[Peer], address: IpAddr) -> Option<usize> {
+pub(crate) fn place_behind(peers: &[Peer], address: IpAddr) -> Option<usize> {
     let prefixes = peers.iter().enumerate().flat_map(|(number, peer)| {
         peer.allowed_ips.iter().filter(move |prefix| contains(prefix, address)).map(move |it| (it.prefix_len, number))
     });

@@ -20,7 +20,12 @@ thread_local! {
 
 fn proxy() -> Service {
     let bind = ([127, 0, 0, 1], 0).into();
-    Service::Http(Http { bind, username: Some("user".to_owned()), password: Some(Secret::new("pass".to_owned())) })
+    Service::Http(Http {
+        bind,
+        username: Some("user".to_owned()),
+        password: Some(Secret::new("pass".to_owned())),
+        certificate: None,
+    })
 }
 
 /// A byte of whether the credentials are put behind the first line, one of where it is cut, then what the client says.

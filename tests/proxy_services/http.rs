@@ -1,16 +1,25 @@
 //! HTTP: CONNECT, plain requests, passwords, and what is refused.
 
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use adit::proxy::config::{Http, Secret, Service};
-use adit::proxy::services::Failure;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use adit::proxy::config::{Certificate, Http, Resolve, Secret, Service};
+use adit::proxy::services::{Failure, Limits};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
+use tokio_rustls::{TlsConnector, rustls};
 
-use super::network::{Scripted, any, echo_after_end, eventually, run};
+use super::network::{Scripted, any, echo_after_end, eventually, run, run_with};
 
 pub(crate) fn open() -> Service {
-    Service::Http(Http { bind: any(), username: None, password: None })
+    Service::Http(Http { bind: any(), username: None, password: None, certificate: None })
 }
 
 /// One message: its first line, its headers in lower case, its body.
@@ -28,7 +37,7 @@ impl Message {
 }
 
 /// Reads one message with a length, in chunks, or without a body.
-async fn read(stream: &mut BufReader<TcpStream>) -> Message {
+async fn read(stream: &mut BufReader<impl AsyncRead + Unpin>) -> Message {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -106,7 +115,7 @@ async fn connected(proxy: SocketAddr) -> BufReader<TcpStream> {
     BufReader::new(TcpStream::connect(proxy).await.unwrap())
 }
 
-async fn ask(stream: &mut BufReader<TcpStream>, request: &str) -> Message {
+async fn ask(stream: &mut BufReader<impl AsyncRead + AsyncWrite + Unpin>, request: &str) -> Message {
     stream.get_mut().write_all(request.as_bytes()).await.unwrap();
     read(stream).await
 }
@@ -314,8 +323,10 @@ async fn what_is_not_http_is_refused() {
 async fn a_password_is_asked_for_and_checked() {
     let origin = origin().await;
     let password = Some(Secret::new("geheim".into()));
-    let proxy =
-        run(Service::Http(Http { bind: any(), username: Some("nutzer".into()), password }), Scripted::default());
+    let proxy = run(
+        Service::Http(Http { bind: any(), username: Some("nutzer".into()), password, certificate: None }),
+        Scripted::default(),
+    );
     let mut stream = connected(proxy.address).await;
     let request = |verb: &str, authorization: &str| format!("{verb} HTTP/1.1\r\nHost: x\r\n{authorization}\r\n");
     let (get, connect) = (format!("GET http://{origin}/"), format!("CONNECT {origin}"));
@@ -449,4 +460,98 @@ async fn a_port_that_is_none_leads_nowhere() {
         let answer = ask(&mut stream, &format!("GET http://{target}/ HTTP/1.1\r\nHost: x\r\n\r\n")).await;
         assert!(answer.line.starts_with("HTTP/1.1 400 "), "{target}: {}", answer.line);
     }
+}
+
+const CHAIN: &[u8] = include_bytes!("../certificates/proxy.crt");
+const KEY: &[u8] = include_bytes!("../certificates/proxy.key");
+
+fn open_with_tls() -> Service {
+    let certificate = Certificate::from_pem(CHAIN, KEY).unwrap();
+    Service::Http(Http { bind: any(), username: None, password: None, certificate: Some(certificate) })
+}
+
+/// Speaks TLS of this version with the proxy, which shows the certificate that is expected.
+async fn connected_by_tls(
+    proxy: SocketAddr,
+    version: &'static rustls::SupportedProtocolVersion,
+    alpn: &[&str],
+) -> io::Result<BufReader<TlsStream<TcpStream>>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(CHAIN).unwrap()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let name = ServerName::try_from("proxy.test").unwrap();
+    let stream = TcpStream::connect(proxy).await.unwrap();
+    Ok(BufReader::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_speak_tls_are_served_as_others_are() {
+    let origin = origin().await;
+    let echo = echo_after_end().await;
+    let proxy = run(open_with_tls(), Scripted::default());
+    for (version, alpn) in [(&version::TLS13, &["h2", "http/1.1"][..]), (&version::TLS12, &[])] {
+        let mut stream = connected_by_tls(proxy.address, version, alpn).await.unwrap();
+        let chosen = stream.get_ref().get_ref().1.alpn_protocol();
+        assert_eq!(chosen, alpn.last().map(|name| name.as_bytes()));
+        let answer = ask(&mut stream, &format!("GET http://{origin}/ HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        assert_eq!((answer.line.as_str(), answer.header("via")), ("HTTP/1.1 200 OK", Some("1.1 adit")));
+        let connect = format!("CONNECT {echo} HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(ask(&mut stream, &connect).await.line, "HTTP/1.1 200 OK");
+        // More than any buffer holds, and then an end of one direction only.
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| number as u8 ^ (number >> 8) as u8).collect();
+        stream.get_mut().write_all(&bytes).await.unwrap();
+        stream.get_mut().shutdown().await.unwrap();
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).await.unwrap();
+        assert!(back == bytes, "{} bytes came back of {}", back.len(), bytes.len());
+    }
+    assert_eq!(proxy.counters.figures().failures(Failure::Malformed), 0);
+    eventually("the end", || proxy.counters.figures().served == 0).await;
+}
+
+/// Half a message must not look like a whole one: [RFC 8446 §6.1].
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_without_a_word_of_tls_is_passed_on_as_a_reset() {
+    let listener = TcpListener::bind(any()).await.unwrap();
+    let target = listener.local_addr().unwrap();
+    let proxy = run(open_with_tls(), Scripted::default());
+    let mut stream = connected_by_tls(proxy.address, &version::TLS13, &[]).await.unwrap();
+    let connect = format!("CONNECT {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(ask(&mut stream, &connect).await.line, "HTTP/1.1 200 OK");
+    let (mut accepted, _) = listener.accept().await.unwrap();
+    stream.get_mut().write_all(b"half").await.unwrap();
+    let mut half = [0; 4];
+    accepted.read_exact(&mut half).await.unwrap();
+    let (mut tcp, _tls) = stream.into_inner().into_inner();
+    tcp.shutdown().await.unwrap();
+    let error = accepted.read(&mut half).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_speaks_no_tls_is_not_served_where_it_is_spoken() {
+    let mut limits = Limits::default();
+    limits.handshake_timeout = Duration::from_millis(300);
+    let proxy = run_with(open_with_tls(), Scripted::default(), Resolve::default(), limits);
+    // Not a word of HTTP for who does not speak it, nor a certificate for who speaks another protocol inside.
+    let mut plain = TcpStream::connect(proxy.address).await.unwrap();
+    plain.write_all(b"GET http://192.0.2.1/ HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut said = Vec::new();
+    let _ = plain.read_to_end(&mut said).await;
+    assert!(!String::from_utf8_lossy(&said).contains("HTTP"), "{said:?}");
+    eventually("the counter", || proxy.counters.figures().failures(Failure::Malformed) == 1).await;
+    assert!(connected_by_tls(proxy.address, &version::TLS13, &["h2"]).await.is_err());
+    eventually("the counter", || proxy.counters.figures().failures(Failure::Malformed) == 2).await;
+    // Who says nothing, before TLS or in the middle of it, stays half-open for its time only.
+    let _silent = TcpStream::connect(proxy.address).await.unwrap();
+    let mut halting = TcpStream::connect(proxy.address).await.unwrap();
+    halting.write_all(&[0x16, 3, 1, 0x40, 0]).await.unwrap();
+    eventually("both", || proxy.counters.figures().half_open == 2).await;
+    eventually("their time", || proxy.counters.figures().failures(Failure::HandshakeTimeout) == 2).await;
+    assert_eq!(proxy.counters.figures().half_open, 0);
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`interface`] | `Config`: all that the file says; the interface and its peers |
 //! | [`services`] | what is offered on either side of the tunnel |
+//! | [`certificate`] | what a listener that speaks TLS shows of itself |
 //! | `reading` | a file, the files that it names, and the environment, to a `Config` |
 //! | [`remark`] | mistakes and warnings, with their places |
 //! | `ini` | lines to sections and entries |
@@ -12,6 +13,7 @@
 //! | `values` | the text of one value to what it means |
 //! | `environment` | variables that a file refers to, or that override it |
 
+pub mod certificate;
 mod environment;
 mod fields;
 mod ini;
@@ -22,6 +24,7 @@ mod schema;
 pub mod services;
 mod values;
 
+pub use certificate::{Certificate, CertificateError};
 pub use environment::Environment;
 pub use interface::{Config, Interface, Log, LogFormat, LogLevel, Peer};
 pub use reading::{CREDENTIAL_BYTES_MAX, FILE_BYTES_MAX, MTU_DEFAULT, ReadFile, SERVICES_MAX, read_file};

@@ -4,7 +4,7 @@
 //! text ─ini─▶ lines with places ─fields─▶ known sections and keys, overrides ─values─▶ Config, or every mistake
 //! ```
 //!
-//! Nothing is opened but the file itself, `WGConfig`, and the files with keys, none larger than [`FILE_BYTES_MAX`].
+//! Nothing is opened but the file itself, `WGConfig`, and the files with keys and certificates, none larger than [`FILE_BYTES_MAX`].
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::certificate::{Certificate, CertificateError};
 use super::environment::Environment;
 use super::fields::{Fields, include, of_file, overridden};
 use super::ini;
@@ -117,6 +118,23 @@ fn only_errors(remarks: Remarks) -> ConfigError {
     remarks.conclude().err().unwrap_or(ConfigError { errors: Vec::new(), more: 0, warnings: Vec::new() })
 }
 
+/// The bytes of a file; says at `place` if it cannot be read.
+fn file_bytes(
+    path: &Path,
+    place: &Place,
+    what: &str,
+    read: ReadFile<'_>,
+    remarks: &mut Remarks,
+) -> Option<Zeroizing<Vec<u8>>> {
+    let bytes = read(path);
+    bytes
+        .map_err(|error| {
+            let why = format!("{} cannot be read: {error}", path.display());
+            remarks.error(place, what, why, "check its path, and who may read it");
+        })
+        .ok()
+}
+
 /// The bytes of a file, which are text; otherwise says what is wrong with it: at `place`, or in the file.
 fn file_text(
     path: &Path,
@@ -125,14 +143,7 @@ fn file_text(
     read: ReadFile<'_>,
     remarks: &mut Remarks,
 ) -> Option<Zeroizing<Vec<u8>>> {
-    let bytes = match read(path) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            let why = format!("{} cannot be read: {error}", path.display());
-            remarks.error(place, what, why, "check its path, and who may read it");
-            return None;
-        }
-    };
+    let bytes = file_bytes(path, place, what, read, remarks)?;
     let Err(error) = std::str::from_utf8(&bytes) else { return Some(bytes) };
     let before = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
     let line = before.bytes().filter(|&byte| byte == b'\n').count() + 1;
@@ -352,6 +363,59 @@ impl Reader<'_> {
         (username, password)
     }
 
+    /// What a listener speaks TLS with, if it shall; one of the two files without the other is a mistake.
+    fn certificate(&mut self, fields: &Fields<'_>) -> Option<Certificate> {
+        let [chain, key] = ["CertFile", "KeyFile"].map(|name| self.bytes_of_file(fields, name));
+        for (name, other) in [("CertFile", "KeyFile"), ("KeyFile", "CertFile")] {
+            if let Some(value) = fields.text(name).filter(|_| !fields.has(other)) {
+                let why = format!("there is no {other}, and neither is of use alone");
+                self.remarks.error(&value.place, name, why, format!("add {other} = …, or remove this line"));
+            }
+        }
+        let ((chain_place, chain_path, chain), (key_place, key_path, key)) = (chain?, key?);
+        let certificate = Certificate::from_pem(&chain, &key);
+        certificate
+            .map_err(|error| {
+                let (place, name, path, next) = match error {
+                    CertificateError::NoCertificate => {
+                        (chain_place, "CertFile", chain_path, "name a file in PEM, -----BEGIN CERTIFICATE----- in it")
+                    }
+                    CertificateError::BadCertificate(_) => (chain_place, "CertFile", chain_path, "have it made anew"),
+                    CertificateError::NoKey => {
+                        (key_place, "KeyFile", key_path, "name a file in PEM, -----BEGIN PRIVATE KEY----- in it")
+                    }
+                    CertificateError::EncryptedKey => (
+                        key_place,
+                        "KeyFile",
+                        key_path,
+                        "decrypt it, as `openssl pkey` does, for a file of this user only",
+                    ),
+                    CertificateError::BadKey => {
+                        (key_place, "KeyFile", key_path, "use one of RSA, of P-256, of P-384, or of Ed25519")
+                    }
+                    CertificateError::OtherKey => {
+                        (key_place, "KeyFile", key_path, "name the two that were made together")
+                    }
+                };
+                self.remarks.error(&place, name, format!("{}: {error}", path.display()), next);
+            })
+            .ok()
+    }
+
+    /// What is in the file that a key names, with its path, and the place of the key.
+    fn bytes_of_file(
+        &mut self,
+        fields: &Fields<'_>,
+        name: &'static str,
+    ) -> Option<(Place, PathBuf, Zeroizing<Vec<u8>>)> {
+        let path = fields.optional(name, &mut self.remarks, |text| Ok(PathBuf::from(text)))?;
+        let value = fields.text(name)?;
+        let path = value.folder.join(path);
+        self.files.push(path.clone());
+        let bytes = file_bytes(&path, &value.place, name, self.read, &mut self.remarks)?;
+        Some((value.place.clone(), path, bytes))
+    }
+
     /// A section that is a service; `None` for others, and when something is wrong with it.
     fn service(&mut self, fields: &Fields<'_>) -> Option<Service> {
         let example = "BindAddress = …, such as 127.0.0.1:1080";
@@ -362,16 +426,10 @@ impl Reader<'_> {
                 Some(Service::Socks5(Socks5 { bind: bind?, username, password }))
             }
             Kind::Http => {
-                for name in ["CertFile", "KeyFile"] {
-                    if let Some(value) = fields.text(name) {
-                        let why = "the proxy itself does not speak TLS";
-                        let next = "remove it, and let it listen where only those who use it can reach it";
-                        self.remarks.error(&value.place, name, why, next);
-                    }
-                }
                 let bind = self.bind(fields, example);
                 let (username, password) = self.credentials(fields);
-                Some(Service::Http(Http { bind: bind?, username, password }))
+                let certificate = self.certificate(fields);
+                Some(Service::Http(Http { bind: bind?, username, password, certificate }))
             }
             Kind::TcpClientTunnel => {
                 let (bind, target) = (self.bind(fields, example), self.target(fields));

@@ -10,6 +10,8 @@ use std::time::Duration;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::certificate::Certificate;
+
 /// A password. `Debug` shows nothing of it.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
@@ -102,6 +104,8 @@ pub struct Http {
     pub username: Option<String>,
     /// See `username`.
     pub password: Option<Secret>,
+    /// With one, clients speak TLS with the proxy, and nothing else.
+    pub certificate: Option<Certificate>,
 }
 
 /// `[TCPClientTunnel]`: a port of the host leads to a target inside the tunnel.

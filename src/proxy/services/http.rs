@@ -3,13 +3,15 @@
 //! hyper reads and writes the messages; this file decides where they go. A client's requests are served one after the
 //! other. CONNECT turns the connection into bytes both ways. Any other request is sent on by its origin form: headers of
 //! the hop are taken out in both directions, `Host` follows the target, `Via` is added, and bodies stream, as large as
-//! they like. The connection to the last target is kept for the next request to it.
+//! they like. The connection to the last target is kept for the next request to it. With a certificate clients speak TLS
+//! with the proxy, and all of the above inside.
 //!
 //! What cannot be done is said by a status and a line of text: see the table in `failure.rs`. 407 asks for
 //! credentials, and a client may try again on the same connection, for as long as a handshake may take: it is half-open
 //! until it is let in.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -31,6 +33,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::Context;
@@ -64,6 +67,8 @@ struct Server<N: Network> {
     context: Context<N>,
     clients: Clients,
     credentials: Option<Credentials>,
+    /// For clients that speak TLS.
+    acceptor: Option<TlsAcceptor>,
 }
 
 /// One client's connection.
@@ -103,6 +108,7 @@ pub(super) async fn serve<N: Network>(listener: TcpListener, description: &Http,
     let server = Arc::new(Server {
         clients: clients.clone(),
         credentials: Credentials::new(description.username.as_deref(), description.password.as_ref()),
+        acceptor: description.certificate.as_ref().map(|certificate| TlsAcceptor::from(certificate.server())),
         context,
     });
     clients
@@ -110,7 +116,17 @@ pub(super) async fn serve<N: Network>(listener: TcpListener, description: &Http,
             let server = Arc::clone(&server);
             async move {
                 let context = server.context.clone();
-                if let Err(failure) = client(server, stream, from, half_open).await {
+                let served = match server.acceptor.clone() {
+                    None => client(server, spoken(stream), from, half_open).await,
+                    Some(acceptor) => {
+                        let opening = async {
+                            let accepted = acceptor.accept(spoken(stream).await?).await;
+                            accepted.inspect_err(|error| tracing::debug!(client = %from, %error, "no TLS"))
+                        };
+                        client(server, opening, from, half_open).await
+                    }
+                };
+                if let Err(failure) = served {
                     context.counters.failed(failure);
                     tracing::debug!(client = %from, %failure, "not served");
                 }
@@ -119,9 +135,16 @@ pub(super) async fn serve<N: Network>(listener: TcpListener, description: &Http,
         .await
 }
 
-async fn client<N: Network>(
+/// The connection, once its client has said something: who says nothing costs no buffer.
+async fn spoken(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.readable().await?;
+    Ok(stream)
+}
+
+/// Serves the client of a connection that is what `opening` gives: a part of its handshake.
+async fn client<N: Network, S: Connection>(
     server: Arc<Server<N>>,
-    stream: TcpStream,
+    opening: impl Future<Output = io::Result<S>>,
     from: SocketAddr,
     half_open: HalfOpen,
 ) -> Result<(), Failure> {
@@ -129,8 +152,7 @@ async fn client<N: Network>(
     let state = Mutex::new(State { served: None, upstream: None, tunnel: None });
     let session = Arc::new(Session { server, from, state, admitted: Notify::new() });
     let first = async {
-        // Who says nothing costs no buffer.
-        let _ = stream.readable().await;
+        let stream = opening.await.map_err(|_| Failure::Malformed)?;
         let answering = Arc::clone(&session);
         let service = service_fn(move |request| Arc::clone(&answering).answer(request));
         let connection = hyper::server::conn::http1::Builder::new()
@@ -142,12 +164,12 @@ async fn client<N: Network>(
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = Box::pin(connection);
-        tokio::select! {
+        Ok(tokio::select! {
             ended = connection.as_mut() => (connection, Some(ended)),
             () = session.admitted.notified() => (connection, None),
-        }
+        })
     };
-    let (connection, ended) = half_open.within(Box::pin(first)).await?;
+    let (connection, ended) = half_open.within(Box::pin(first)).await??;
     let ended = match ended {
         Some(ended) => ended,
         None => connection.await,
@@ -164,7 +186,7 @@ async fn client<N: Network>(
     let tunnel = session.state().tunnel.take();
     let Some((upgrade, mut target)) = tunnel else { return Ok(()) };
     let Ok(upgraded) = upgrade.await else { return Ok(()) };
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("the connection was made of a TcpStream");
+    let parts = upgraded.downcast::<TokioIo<S>>().expect("the connection was made of this");
     // What the client has sent ahead of the answer.
     let broken = |error: io::Error| {
         tracing::debug!(client = %from, %error, "the connection broke");

@@ -14,6 +14,7 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio_rustls::server::TlsStream;
 
 /// Connections that the system keeps for a listener which is busy; it may allow fewer (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
@@ -200,6 +201,17 @@ impl Connection for TcpStream {
     fn reset_on_drop(&mut self) {
         // If it cannot be, the peer sees an end: less than the truth, and all that can be told.
         let _ = self.set_zero_linger();
+    }
+}
+
+/// A client of the host that speaks TLS. Its end without a word of TLS is an error, not an end: [RFC 8446 §6.1].
+impl Connection for TlsStream<TcpStream> {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.get_ref().0.local_addr()
+    }
+
+    fn reset_on_drop(&mut self) {
+        self.get_mut().0.reset_on_drop();
     }
 }
 
