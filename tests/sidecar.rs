@@ -350,7 +350,8 @@ fn check_iperf(implementation: Implementation) {
         client.args(["-J", "-c", "127.0.0.1", "--connect-timeout", "10000"]).args(direction);
         let text = run_to_end(&mut client, COMMAND_LIMIT);
         let json: serde_json::Value = serde_json::from_str(&text).expect("iperf3 -J prints JSON");
-        let rate = json["end"]["sum_received"]["bits_per_second"].as_f64().expect("iperf3 tells the rate");
+        let rate = json["end"]["sum_received"]["bits_per_second"].as_f64();
+        let rate = rate.unwrap_or_else(|| panic!("{direction:?}: iperf3 told no rate: {}", json["error"]));
         println!("through the TCP forward, {direction:?}: {:.0} Mbit/s", rate / 1e6);
         assert!(rate > TCP_BITS_PER_SECOND_MIN, "{direction:?}: {rate}");
     }
