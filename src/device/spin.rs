@@ -8,6 +8,8 @@
 //!   the traffic, no more than that of one processor is wasted;
 //! - what strangers send is dealt with as it comes, and prolongs no window: nobody without a session makes it look;
 //! - after [`MISSES_MAX`] windows in a row in which nothing came, it is given up for [`PAUSE`];
+//! - so it is when others want the processor: a worker lets them go first while it looks, and one that gets it back only
+//!   after [`AWAY_TIME`] would have been woken sooner than that;
 //! - a worker that sleeps does not wake up for it: without traffic it costs nothing.
 
 use std::time::Duration;
@@ -33,6 +35,15 @@ const MISSES_MAX: u32 = 32;
 /// ... for this long.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Longer than who waits for a packet keeps the processor, shorter than who is busy does.
+const AWAY_TIME: Duration = Duration::from_micros(200);
+
+/// What is met by an open eye makes up for one part in this many of an absence.
+const AWAY_WEIGHT: u32 = 8;
+
+/// As many absences that nothing makes up for, and it is given up: a machine that stops now and then has fewer.
+const AWAY_MAX: u32 = 8 * AWAY_WEIGHT;
+
 /// One worker's habit of looking before it sleeps.
 #[derive(Debug)]
 pub(super) struct Spin {
@@ -46,6 +57,8 @@ pub(super) struct Spin {
     began: Option<Instant>,
     /// Windows in a row without a packet.
     misses: u32,
+    /// Absences that nothing has made up for yet, each of [`AWAY_WEIGHT`].
+    away: u32,
     paused_until: Instant,
 }
 
@@ -54,7 +67,7 @@ impl Spin {
     pub(super) fn new(window: Duration) -> Self {
         let (never, none) = (Instant::default(), Duration::ZERO);
         let window = window.min(WINDOW_MAX);
-        Self { window, allowance: none, credited: never, began: None, misses: 0, paused_until: never }
+        Self { window, allowance: none, credited: never, began: None, misses: 0, away: 0, paused_until: never }
     }
 
     /// Until when to look; `None` to sleep at once. A window that is open already goes on.
@@ -73,6 +86,23 @@ impl Spin {
     pub(super) fn hit(&mut self) {
         self.began = None;
         self.misses = 0;
+    }
+
+    /// It looked, and something came.
+    pub(super) fn met(&mut self) {
+        self.away = self.away.saturating_sub(1);
+    }
+
+    /// It let others go first, from `left` to `back`.
+    pub(super) fn came_back(&mut self, left: Instant, back: Instant) {
+        if back.since(left) < AWAY_TIME {
+            return;
+        }
+        self.away += AWAY_WEIGHT;
+        if self.away >= AWAY_MAX {
+            self.away = 0;
+            self.paused_until = back + PAUSE;
+        }
     }
 
     /// Nothing came until `now`, when the window is over.
@@ -153,6 +183,30 @@ mod tests {
         // And whoever has a session is met again at once.
         spin.hit();
         assert!(spin.until(now + PAUSE).is_some());
+    }
+
+    /// A machine that stops now and then is none whose processors are wanted by others.
+    #[test]
+    fn it_is_given_up_where_others_are_busy() {
+        let given_up = |absences: u32, prompt: u32| {
+            let mut spin = Spin::new(WINDOW);
+            let mut now = Instant::default() + SECOND;
+            let mut looked = 0;
+            for _ in 0..absences {
+                looked += u32::from(spin.until(now).is_some());
+                let back = now + AWAY_TIME;
+                spin.came_back(now, back);
+                spin.hit();
+                for _ in 0..prompt {
+                    spin.came_back(back, back + AWAY_TIME / 2);
+                    spin.met();
+                }
+                now = back;
+            }
+            looked < absences
+        };
+        assert!(given_up(20, 0) && given_up(100, AWAY_WEIGHT / 2));
+        assert!(!given_up(7, 0) && !given_up(10_000, AWAY_WEIGHT));
     }
 
     #[test]

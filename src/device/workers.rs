@@ -364,15 +364,17 @@ impl Worker {
                 return Ok(true);
             }
             if self.look(events, Some(Duration::ZERO))? {
+                self.spin.met();
                 return Ok(true);
             }
-            let now = now();
-            if now >= until {
-                self.spin.missed(now);
+            let before = now();
+            if before >= until {
+                self.spin.missed(before);
                 return Ok(false);
             }
             // Whoever the packet is for may be waiting for this very processor.
             std::thread::yield_now();
+            self.spin.came_back(before, now());
         }
     }
 
