@@ -8,6 +8,8 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+use zeroize::Zeroize;
 
 /// The only protocol that is spoken inside. (RFC 7301)
 const ALPN_HTTP_1_1: &[u8] = b"http/1.1";
@@ -63,12 +65,13 @@ impl Certificate {
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
         let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>();
         let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or(CertificateError::NoCertificate)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+        let mut key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             pem::Error::NoItemsFound if is_encrypted(key) => CertificateError::EncryptedKey,
             _ => CertificateError::NoKey,
         })?;
-        let key = ring::default_provider().key_provider.load_private_key(key).map_err(|_| CertificateError::BadKey)?;
-        let own = rustls::sign::CertifiedKey::new(chain.clone(), key);
+        let signing_key = ring::sign::any_supported_type(&key);
+        key.zeroize();
+        let own = CertifiedKey::new(chain.clone(), signing_key.map_err(|_| CertificateError::BadKey)?);
         own.keys_match().map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => CertificateError::OtherKey,
             error => CertificateError::BadCertificate(error.to_string()),
@@ -77,7 +80,7 @@ impl Certificate {
             .with_safe_default_protocol_versions()
             .expect("the provider has a suite for each version")
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(own)));
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
         server.alpn_protocols = vec![ALPN_HTTP_1_1.to_vec()];
         Ok(Self { chain, server: Arc::new(server) })
     }
