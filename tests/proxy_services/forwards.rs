@@ -68,7 +68,8 @@ async fn the_way_to_resolve_changes_while_a_service_runs() {
     let running = tokio::spawn(bound.run());
     let mut held = TcpStream::connect(address).await.unwrap();
     held.write_all(b"held").await.unwrap();
-    eventually("it is served", || counters.figures().served == 1).await;
+    // Which is after its name was resolved.
+    eventually("it is carried", || counters.figures().sent_bytes == 4).await;
 
     services.set_resolve(resolve(ResolveStrategy::Ipv6));
     // The reset can be there before the client has seen that it was accepted.
