@@ -234,21 +234,24 @@ Exit status: 0 when the sidecar ended as it was asked to, or the file is right; 
 failed, or the file is wrong, with a line on standard error for each thing that is.";
 
 /// The sidecar: wireproxy's options, and its habits.
+/// Names the sidecar's file.
+#[cfg(feature = "proxy")]
+fn config_argument() -> Arg {
+    Arg::new("config")
+        .short('c')
+        .long("config")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .value_hint(clap::ValueHint::FilePath)
+}
+
 #[cfg(feature = "proxy")]
 fn proxy_command() -> Command {
     Command::new(PROXY)
         .about("Gives proxies and forwards into a tunnel, without an interface or a privilege")
         .override_usage("adit proxy [--check] --config FILE")
         .after_help(PROXY_AFTER_HELP)
-        .arg(
-            Arg::new("config")
-                .short('c')
-                .long("config")
-                .value_name("FILE")
-                .value_parser(clap::value_parser!(PathBuf))
-                .value_hint(clap::ValueHint::FilePath)
-                .help("The file that says what to do"),
-        )
+        .arg(config_argument().help("The file that says what to do"))
         .arg(
             Arg::new("check")
                 .short('n')
@@ -298,15 +301,7 @@ fn ping_command() -> Command {
         .about("Asks hosts inside a sidecar's tunnel whether they are there")
         .override_usage("adit ping --config FILE [HOST]...")
         .after_help(PING_AFTER_HELP)
-        .arg(
-            Arg::new("config")
-                .short('c')
-                .long("config")
-                .value_name("FILE")
-                .value_parser(clap::value_parser!(PathBuf))
-                .value_hint(clap::ValueHint::FilePath)
-                .help("The sidecar's file"),
-        )
+        .arg(config_argument().help("The sidecar's file"))
         .arg(
             Arg::new("count")
                 .long("count")
