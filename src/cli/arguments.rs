@@ -233,7 +233,6 @@ Environment:
 Exit status: 0 when the sidecar ended as it was asked to, or the file is right; 1 when something
 failed, or the file is wrong, with a line on standard error for each thing that is.";
 
-/// The sidecar: wireproxy's options, and its habits.
 /// Names the sidecar's file.
 #[cfg(feature = "proxy")]
 fn config_argument() -> Arg {
@@ -245,6 +244,7 @@ fn config_argument() -> Arg {
         .value_hint(clap::ValueHint::FilePath)
 }
 
+/// The sidecar: wireproxy's options, and its habits.
 #[cfg(feature = "proxy")]
 fn proxy_command() -> Command {
     Command::new(PROXY)
