@@ -141,8 +141,8 @@ def try_out(mutant):
             names = [test.split("::")[-1] for test in mutant.tests if target_of(test) == target]
             status, output = cargo([*selection(target), "--", "--include-ignored", *names])
             for name in names:
-                failed = re.search(rf"^test (\S+::)?{name}( - should panic)? \.\.\. FAILED", output, re.M)
-                passed = re.search(rf"^test (\S+::)?{name}( - should panic)? \.\.\. ok", output, re.M)
+                failed = re.search(rf"\btest (\S+::)?{name}( - should panic)? \.\.\. FAILED", output, re.M)
+                passed = re.search(rf"\btest (\S+::)?{name}( - should panic)? \.\.\. ok", output, re.M)
                 if failed:
                     killers.append(name)
                 elif passed or status == 0 or f"SKIPPED: {name}" in output:
@@ -176,7 +176,7 @@ def main():
         status, output = cargo([*selection(target), "--no-run"])
         if status == 0:
             status, output = cargo([*selection(target), "--", "--include-ignored", *sorted(set(names))])
-        unseen = [name for name in names if not re.search(rf"^test (\S+::)?{name} ", output, re.M)]
+        unseen = [name for name in names if not re.search(rf"\btest (\S+::)?{name} ", output, re.M)]
         if status != 0 or unseen:
             sys.exit(f"{output[-4000:]}\nmutants: without any change, tests of {target} fail or are not there: {unseen}")
     counts = {}
