@@ -64,6 +64,10 @@ pub(crate) struct Outbound {
 /// Where packets come in.
 struct Entry {
     receiver: Box<dyn TunReceiver>,
+    /// Packets read since the TUN last had no more.
+    count: usize,
+    /// The last packet came alone. So may the next one: it is sent before the TUN is asked for more.
+    alone: bool,
     next_ticket: Ticket,
     icmp_limiter: icmp::Limiter,
     icmp_buffer: Buffers,
@@ -80,8 +84,14 @@ struct Exit {
 impl Outbound {
     /// The direction of lane number `lane`. `batches`: how many there are in the pool.
     pub(crate) fn new(lane: usize, receiver: Box<dyn TunReceiver>, batches: usize) -> Self {
-        let entry =
-            Entry { receiver, next_ticket: 0, icmp_limiter: icmp::Limiter::default(), icmp_buffer: Buffers::new(1) };
+        let entry = Entry {
+            receiver,
+            count: 0,
+            alone: false,
+            next_ticket: 0,
+            icmp_limiter: icmp::Limiter::default(),
+            icmp_buffer: Buffers::new(1),
+        };
         let exit = Exit { sender: None, rng: Xoshiro256PlusPlus::from_rng(&mut UnwrapErr(SysRng)) };
         Self { lane, ready: AtomicBool::new(true), entry: Mutex::new(entry), ordered: Ordered::new(batches, exit) }
     }
@@ -154,10 +164,16 @@ impl Reading<'_> {
         let routes = crew.shared.routes.load();
         let mut read_buffer = std::mem::take(&mut self.batch.read_buffer);
         let mut outcome = Ok(true);
-        for _ in 0..READS_PER_TURN {
+        let reads_max = if self.entry.alone && self.entry.count == 0 { 1 } else { READS_PER_TURN };
+        for _ in 0..reads_max {
             match self.entry.receiver.receive(&mut read_buffer) {
-                Ok(Some(packet)) => self.route(&routes, &packet),
+                Ok(Some(packet)) => {
+                    self.entry.count += 1;
+                    self.route(&routes, &packet);
+                }
                 Ok(None) => {
+                    self.entry.alone = self.entry.count <= 1;
+                    self.entry.count = 0;
                     outcome = Ok(false);
                     break;
                 }
@@ -359,18 +375,23 @@ impl Exit {
             let mut sent = [Sent::default(); TRANSMITS];
             let sent = &mut sent[..trains.len()];
             if let Some(sender) = &mut self.sender {
-                let transmits: [Transmit<'_>; TRANSMITS] = std::array::from_fn(|i| {
-                    let train = &trains[i.min(trains.len() - 1)];
-                    Transmit {
-                        to: train.endpoint.address,
-                        source: train.endpoint.source,
-                        tos: train.ecn,
-                        segment: train.stride,
-                        data: &batch.bytes[train.place.clone()],
-                        offload: train.peer.takes_offload(now),
+                let transmit = |train: &Train<Sealed>| Transmit {
+                    to: train.endpoint.address,
+                    source: train.endpoint.source,
+                    tos: train.ecn,
+                    segment: train.stride,
+                    data: &batch.bytes[train.place.clone()],
+                    offload: train.peer.takes_offload(now),
+                };
+                match trains {
+                    // Mostly, and to fill a list of many takes longer than to seal a short packet.
+                    [train] => sender.send(&[transmit(train)], sent),
+                    [.., last] => {
+                        let all: [_; TRANSMITS] = std::array::from_fn(|i| transmit(trains.get(i).unwrap_or(last)));
+                        sender.send(&all[..trains.len()], sent);
                     }
-                });
-                sender.send(&transmits[..trains.len()], sent);
+                    [] => {}
+                }
             } else {
                 for (train, sent) in trains.iter().zip(&mut *sent) {
                     sent.refused = train.count;
