@@ -50,6 +50,30 @@ fn both(outer: Outer) -> Pair {
     pair
 }
 
+/// Whether an end has said so much to the other that a socket of its is connected to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Talk {
+    Little,
+    Much,
+}
+
+const TALKS: [Talk; 2] = [Talk::Little, Talk::Much];
+
+/// Pings from one end to the other, so much that `connected` have a connected socket if they are to: those whose answers
+/// leave from the address that the system would choose by itself.
+#[track_caller]
+fn talk(talk: Talk, from: &Node, to: impl std::fmt::Display, connected: &[&Node]) {
+    ping(&from.ns, &to, 3);
+    if talk == Talk::Much {
+        let many = ping_with(&from.ns, &format!("-c 40 -i 0.005 -W 5 {to}"));
+        assert_eq!(many.received, 40, "{}", many.text);
+        for node in connected {
+            let sockets = node.ns.run(&format!("ss -Huan state established sport = :{}", node.port));
+            assert_eq!(sockets.lines().count(), 1, "{sockets}");
+        }
+    }
+}
+
 fn change_address(node: &Node, old: &str, new: &str) {
     let nodad = if new.contains(':') { "nodad" } else { "" };
     node.ns.ip(&format!("address add {new} dev outer {nodad}"));
@@ -58,7 +82,20 @@ fn change_address(node: &Node, old: &str, new: &str) {
 
 #[track_caller]
 fn check_roaming(outer: Outer, [left_old, left_new]: [&str; 2], [right_old, right_new]: [&str; 2]) {
+    for how_much in TALKS {
+        check_roaming_after(how_much, outer, [left_old, left_new], [right_old, right_new]);
+    }
+}
+
+#[track_caller]
+fn check_roaming_after(
+    how_much: Talk,
+    outer: Outer,
+    [left_old, left_new]: [&str; 2],
+    [right_old, right_new]: [&str; 2],
+) {
     let pair = both(outer);
+    talk(how_much, &pair.left, pair.right.inner_v4, &[&pair.left, &pair.right]);
     let bare = |address: &str| address.split('/').next().unwrap_or_default().to_owned();
     // The left end moves, and is heard from by data packets of its live session.
     let handshake = pair.right.peer(&pair.left).latest_handshake;
@@ -244,13 +281,18 @@ fn a_packet_with_a_refused_inner_source_still_moves_the_endpoint() {
 
 #[track_caller]
 fn check_source_address(outer: Outer, second: &str, first: &str, mask: u8) {
+    TALKS.into_iter().for_each(|how_much| check_source_address_after(how_much, outer, second, first, mask));
+}
+
+#[track_caller]
+fn check_source_address_after(how_much: Talk, outer: Outer, second: &str, first: &str, mask: u8) {
     let pair = Pair::with(PairOptions { outer, initiator: Initiator::Right, ..PairOptions::default() });
     let nodad = if outer == Outer::V6 { "nodad preferred_lft 0" } else { "" };
     pair.left.ns.ip(&format!("address add {second}/{mask} dev outer {nodad}"));
     let endpoint = SocketAddr::new(second.parse().expect("an address"), pair.left.port);
     pair.right.daemon.set(&format!("peer {} endpoint {endpoint}", pair.left.keys.public));
     ping(&pair.right.ns, pair.left.inner_v4, 3);
-    ping(&pair.left.ns, pair.right.inner_v4, 3);
+    talk(how_much, &pair.left, pair.right.inner_v4, &[&pair.right]);
     // A reply from the system's own choice of address would have moved the endpoint.
     expect_endpoint(&pair.left, &pair.right, second);
     pair.left.ns.ip(&format!("address del {second}/{mask} dev outer"));
@@ -276,6 +318,11 @@ fn replies_leave_from_the_address_that_was_hit_until_it_is_removed_over_ipv6() {
 #[test]
 fn a_better_route_that_appears_is_taken_with_its_source_address() {
     privileged!("ping");
+    TALKS.into_iter().for_each(check_better_route);
+}
+
+#[track_caller]
+fn check_better_route(how_much: Talk) {
     let (left, right) = (Namespace::new("left"), Namespace::new("right"));
     for ns in [&left, &right] {
         ns.sysctl("net.ipv4.conf.all.rp_filter", "0");
@@ -293,7 +340,7 @@ fn a_better_route_that_appears_is_taken_with_its_source_address() {
     left.add_peer(&right, Some(SocketAddr::new(Ipv4Addr::new(10, 9, 9, 9).into(), right.port)), "");
     right.add_peer(&left, None, "");
     ping(&left.ns, right.inner_v4, 3);
-    ping(&right.ns, left.inner_v4, 3);
+    talk(how_much, &right, left.inner_v4, &[&left]);
     expect_endpoint(&left, &right, "10.1.0.1");
     left.ns.ip("route add 10.9.9.9/32 via 10.2.0.2 metric 100");
     wait_until("the left end is heard from at its address on the better route", NOTICE_LIMIT, || {
@@ -403,9 +450,14 @@ fn fwmark_policy_routing_of_a_default_route_over_ipv6() {
 /// addresses inside of the tunnel, to which nobody must roam: with the mark, all is as it was.
 #[track_caller]
 fn check_lost_mark(outer: Outer) {
+    TALKS.into_iter().for_each(|how_much| check_lost_mark_after(how_much, outer));
+}
+
+#[track_caller]
+fn check_lost_mark_after(how_much: Talk, outer: Outer) {
     let (left, right, inside) = with_policy_routing(outer);
     left.daemon.set("fwmark 51820");
-    ping(&left.ns, inside, 3);
+    talk(how_much, &left, inside, &[&left]);
     let endpoints = || (endpoint(&left, &right), endpoint(&right, &left));
     let before = endpoints();
     for round in 0..3 {

@@ -229,8 +229,10 @@ impl ReceiveMany for ReceiveArray {
 /// One message to be sent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Datagrams<'a> {
-    /// The receiver.
-    pub(crate) to: SocketAddr,
+    /// The receiver; `None` for the one that the socket is connected to.
+    pub(crate) to: Option<SocketAddr>,
+    /// Which family's control messages these are.
+    pub(crate) ipv6: bool,
     /// What the kernel is told beside the bytes.
     pub(crate) control: Outbound,
     /// The bytes.
@@ -255,9 +257,10 @@ impl SendMany for SendArray {
     ) -> io::Result<usize> {
         let mut count = 0;
         for (index, datagram) in datagrams.take(self.0.count()).enumerate() {
-            let name_len = self.0.names.items_mut()[index].write(datagram.to);
+            let name = &mut self.0.names.items_mut()[index];
+            let name_len = datagram.to.map_or(0, |to| name.write(to));
             let control = &mut self.0.controls.items_mut()[index];
-            let control_len = datagram.control.write(control, datagram.to.is_ipv6());
+            let control_len = datagram.control.write(control, datagram.ipv6);
             let vector = &mut self.0.vectors.items_mut()[index];
             vector.iov_base = datagram.data.as_ptr().cast_mut().cast();
             vector.iov_len = datagram.data.len();

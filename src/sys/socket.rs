@@ -2,6 +2,7 @@
 //! sockets which share a port.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// An option of a socket: its level and its name.
@@ -66,6 +67,17 @@ impl SocketOption {
             unsafe { libc::getsockopt(socket.as_raw_fd(), self.0, self.1, (&raw mut value).cast(), &raw mut len) };
         if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
     }
+}
+
+/// Ends a datagram socket's connection: it sends and receives as before, from its port and whatever address.
+pub(crate) fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: a sockaddr is integers; all zeros is a valid one.
+    let mut nobody: libc::sockaddr = unsafe { mem::zeroed() };
+    nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+    let len = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the address is of this frame, its length is said, and it is only read.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const nobody, len) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Sets and gets what sockets are asked for: the kernel, or in a test one that refuses some of it.

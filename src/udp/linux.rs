@@ -16,7 +16,8 @@
 //! A train goes out as one message with UDP_SEGMENT where that works, and as single datagrams where
 //! it does not; consecutive messages of one family share a `sendmmsg`. The kernel takes messages in
 //! order and says only for the first of a call why it refused it, so the loop is: offer everything
-//! from the cursor on, move the cursor past what was taken, decide about the one that was not.
+//! from the cursor on, move the cursor past what was taken, decide about the one that was not. What goes to one
+//! destination often leaves by a socket that is connected to it ([`super::connections`]).
 //!
 //! What a refusal leads to:
 //!
@@ -24,6 +25,7 @@
 //! |---|---|---|
 //! | EIO, ENOPROTOOPT, EOPNOTSUPP, with segments | the route or the kernel cannot segment | segmentation off for this socket, again |
 //! | EMSGSIZE, with segments | a segment exceeds the path's MTU | singly (the kernel fragments) |
+//! | any but those of the last line but one, by a connected socket | its route or its source has gone | the connection is ended, again |
 //! | EINVAL | the source is not ours any more, or the segments displease | without source, then singly, then both |
 //! | ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL, ENODEV, ENXIO, with a source | no way from that source | without it |
 //! | ECONNREFUSED, EINTR | not about this datagram | again, [`RETRIES_MAX`] times |
@@ -42,8 +44,9 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::connections::{Connections, Destination};
 use super::filter::Mac1Filter;
-use super::socket::{FamilySocket, SOCKET_BUFFER_LEN, SocketGroup, SocketPair};
+use super::socket::{FamilySocket, SOCKET_BUFFER_LEN, SocketGroup};
 use super::{
     DATAGRAM_V4_MAX, DATAGRAM_V6_MAX, Readiness, Received, SEGMENTS_MAX, Sent, Source, Transmit, Udp, UdpReceiver,
     UdpSender, UdpSocket, Wake,
@@ -100,7 +103,7 @@ impl FilteredUdp {
 impl Udp for FilteredUdp {
     fn bind(&self, port: u16, fwmark: u32, receivers: usize) -> io::Result<Arc<dyn UdpSocket>> {
         let group = SocketGroup::bind(port, fwmark, receivers, &Kernel)?;
-        for socket in group.pairs.iter().flat_map(SocketPair::sockets) {
+        for socket in group.sockets() {
             if let Err(error) = self.0.attach(socket.fd()) {
                 tracing::debug!(%error, "a socket goes without the filter for mac1");
             }
@@ -150,11 +153,12 @@ impl UdpSocket for LinuxSocket {
     }
 
     /// Senders take the pairs of sockets in turns: what two threads send is then accounted to two sockets, and neither
-    /// waits for the other's memory or fills the other's buffer.
+    /// waits for the other's memory or fills the other's buffer. The first one has the spares.
     fn sender(&self) -> io::Result<Box<dyn UdpSender>> {
-        let place = self.senders.fetch_add(1, Ordering::Relaxed) % self.group.pairs.len();
-        let member = Member { group: Arc::clone(&self.group), place };
-        Ok(Box::new(LinuxSender { member, array: SendArray::new(SEND_BATCH_MAX) }))
+        let number = self.senders.fetch_add(1, Ordering::Relaxed);
+        let member = Member { group: Arc::clone(&self.group), place: number % self.group.pairs.len() };
+        let spares = if number == 0 { self.group.spares.len() } else { 0 };
+        Ok(Box::new(LinuxSender::with(member, spares, SendArray::new(SEND_BATCH_MAX))))
     }
 }
 
@@ -166,20 +170,25 @@ struct Member {
 }
 
 impl Member {
-    fn pair(&self) -> &SocketPair {
-        &self.group.pairs[self.place]
+    fn family(&self, ipv6: bool) -> Option<&FamilySocket> {
+        self.group.pairs[self.place].family(ipv6)
+    }
+
+    /// What there is to receive from: the pair, and the spares that may be connected.
+    fn sources(&self) -> impl Iterator<Item = &FamilySocket> {
+        self.group.pairs[self.place].sockets().chain(&self.group.spares)
     }
 }
 
-/// Takes datagrams in, from both families' sockets.
+/// Takes datagrams in, from its pair and from the spares.
 struct LinuxReceiver<R = ReceiveArray> {
     member: Member,
     array: R,
-    /// Which family is asked first in the next `receive`.
-    ipv6_first: bool,
-    /// Whether IPv4, and IPv6, may have something: not once it has said that it would block. Where neither
-    /// may, whoever asks all the same knows something, and both are asked.
-    ready: [bool; 2],
+    /// Which socket is asked first in the next `receive`.
+    first: usize,
+    /// For each socket, whether it may have something: not once it has said that it would block. Where none
+    /// may, whoever asks all the same knows something, and all are asked.
+    ready: Vec<bool>,
 }
 
 impl LinuxReceiver {
@@ -190,47 +199,41 @@ impl LinuxReceiver {
 
 impl<R> LinuxReceiver<R> {
     fn with(member: Member, array: R) -> Self {
-        Self { member, array, ipv6_first: false, ready: [true; 2] }
+        let ready = vec![true; member.sources().count()];
+        Self { member, array, first: 0, ready }
     }
 }
 
 impl<R: ReceiveMany> UdpReceiver for LinuxReceiver<R> {
     fn readiness(&mut self, _wake: Wake) -> Vec<Readiness> {
-        self.member.pair().sockets().map(|socket| Readiness::Fd(socket.fd().as_raw_fd())).collect()
+        self.member.sources().map(|socket| Readiness::Fd(socket.fd().as_raw_fd())).collect()
     }
 
     fn ready(&mut self, source: usize) {
-        // The only source is IPv6 where there is no IPv4.
-        let ipv6 = source == 1 || self.member.pair().v4.is_none();
-        self.ready[usize::from(ipv6)] = true;
+        self.ready[source] = true;
     }
 
     fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
         received.clear();
-        if self.ready == [false; 2] {
-            self.ready = [true; 2];
+        if !self.ready.contains(&true) {
+            self.ready.fill(true);
         }
-        let ipv6_first = self.ipv6_first;
-        self.ipv6_first = !ipv6_first;
+        let count = self.ready.len();
+        let first = self.first;
+        self.first = (first + 1) % count;
         let mut first_free = 0;
         let mut failed = None;
-        for ipv6 in [ipv6_first, !ipv6_first] {
-            let ready = &mut self.ready[usize::from(ipv6)];
-            match self.member.pair().family(ipv6) {
-                Some(socket) if *ready => {
-                    match receive_from(socket, &mut self.array, buffers, first_free, received) {
-                        Ok(progress) => (first_free, *ready) = progress,
-                        // The other family's datagrams count all the same, and come first.
-                        Err(error) => failed = Some(error),
-                    }
-                }
-                Some(_) => {}
-                None => *ready = false,
+        for place in (first..count).chain(0..first) {
+            let Some(socket) = self.member.sources().nth(place).filter(|_| self.ready[place]) else { continue };
+            match receive_from(socket, &mut self.array, buffers, first_free, received) {
+                Ok(progress) => (first_free, self.ready[place]) = progress,
+                // The other sockets' datagrams count all the same, and come first.
+                Err(error) => failed = Some(error),
             }
         }
         match failed {
             Some(error) if received.is_empty() => Err(error),
-            _ => Ok(self.ready != [false; 2]),
+            _ => Ok(self.ready.contains(&true)),
         }
     }
 }
@@ -238,24 +241,35 @@ impl<R: ReceiveMany> UdpReceiver for LinuxReceiver<R> {
 /// One thread's way to send.
 struct LinuxSender<S = SendArray> {
     member: Member,
+    connections: Connections,
     array: S,
+}
+
+impl<S> LinuxSender<S> {
+    /// Sends by the pair of `member`, and by as many of its group's spares.
+    fn with(member: Member, spares: usize, array: S) -> Self {
+        Self { member, connections: Connections::new(spares), array }
+    }
 }
 
 impl<S: SendMany> UdpSender for LinuxSender<S> {
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
         assert_eq!(transmits.len(), sent.len());
         sent.fill(Sent::default());
+        let group = &*self.member.group;
         let mut cursor = Cursor { transmits, index: 0, offset: 0, manner: Manner::Full };
         cursor.skip_finished();
         let mut retries = 0;
         while let Some(transmit) = cursor.transmit() {
-            let ipv6 = transmit.to.is_ipv6();
-            let Some(socket) = self.member.pair().family(ipv6) else {
+            let destination = destination_of(transmit).filter(|_| cursor.manner.has_source());
+            let spare = destination.and_then(|destination| self.connections.find(group, destination));
+            let Some(socket) = spare.map(|place| &group.spares[place]).or(self.member.family(transmit.to.is_ipv6()))
+            else {
                 cursor.lose_rest(sent);
                 continue;
             };
             let segmentation = socket.segmentation();
-            let taken = self.array.send(socket.fd(), cursor.messages(ipv6, segmentation));
+            let taken = self.array.send(socket.fd(), cursor.messages(spare.is_some(), segmentation));
             match taken.map_err(|error| error.raw_os_error().unwrap_or_default()) {
                 Ok(taken) => {
                     debug_assert_ne!(taken, 0, "there was a message to send");
@@ -266,8 +280,12 @@ impl<S: SendMany> UdpSender for LinuxSender<S> {
                 Err(errno) => {
                     retries = 0;
                     let segments = cursor.message(segmentation).is_some_and(|message| message.is_train());
-                    match after_refusal(errno, cursor.manner, source_of(transmit).is_some(), segments) {
+                    let source = source_of(transmit).is_some();
+                    match after_refusal(errno, cursor.manner, source, segments, spare.is_some()) {
                         Verdict::SegmentationOff => socket.disable_segmentation(),
+                        Verdict::EndConnection => {
+                            spare.into_iter().for_each(|place| self.connections.end(group, place))
+                        }
                         Verdict::Again(manner) => cursor.manner = manner,
                         Verdict::LoseMessage => cursor.lose_message(segmentation, sent),
                         Verdict::LoseRest => cursor.lose_rest(sent),
@@ -371,6 +389,8 @@ impl Manner {
 enum Verdict {
     /// Try again, and never again with UDP_SEGMENT on this socket.
     SegmentationOff,
+    /// Try again by a socket that is not connected.
+    EndConnection,
     /// Try again in another manner, later than the one before.
     Again(Manner),
     /// Go on with the next message.
@@ -380,11 +400,19 @@ enum Verdict {
 }
 
 /// Decides by the table at the head of this file. `source`: the train has one to leave from;
-/// `segments`: the refused message was several datagrams in one piece.
-fn after_refusal(errno: i32, manner: Manner, source: bool, segments: bool) -> Verdict {
+/// `segments`: the refused message was several datagrams in one piece; `connected`: so is the socket.
+fn after_refusal(errno: i32, manner: Manner, source: bool, segments: bool, connected: bool) -> Verdict {
     match errno {
         libc::EIO | libc::ENOPROTOOPT | libc::EOPNOTSUPP if segments => Verdict::SegmentationOff,
         libc::EMSGSIZE if segments => Verdict::Again(manner.singly()),
+        libc::EAGAIN
+        | libc::ENOBUFS
+        | libc::ENOMEM
+        | libc::EPERM
+        | libc::EMSGSIZE
+        | libc::EINTR
+        | libc::ECONNREFUSED => Verdict::LoseMessage,
+        _ if connected => Verdict::EndConnection,
         libc::EINVAL => match manner {
             Manner::Full if source => Verdict::Again(Manner::WithoutSource),
             Manner::Full | Manner::WithoutSource if segments => Verdict::Again(Manner::Singly),
@@ -396,13 +424,6 @@ fn after_refusal(errno: i32, manner: Manner, source: bool, segments: bool) -> Ve
         {
             Verdict::Again(manner.without_source())
         }
-        libc::EAGAIN
-        | libc::ENOBUFS
-        | libc::ENOMEM
-        | libc::EPERM
-        | libc::EMSGSIZE
-        | libc::EINTR
-        | libc::ECONNREFUSED => Verdict::LoseMessage,
         _ => Verdict::LoseRest,
     }
 }
@@ -422,11 +443,14 @@ impl<'a> Message<'a> {
         self.data.len() > self.segment
     }
 
-    fn datagrams(&self) -> Datagrams<'a> {
+    /// For a socket that is connected to the receiver, or for one that must be told whom and from where.
+    fn datagrams(&self, connected: bool) -> Datagrams<'a> {
         // A message is at most DATAGRAM_V6_MAX bytes, and so is a segment of one that is a train.
         let segment = self.is_train().then_some(self.segment as u16);
-        let local = self.source.map(|source| (source.ip, outgoing_interface(source)));
-        Datagrams { to: self.to, control: Outbound { local, tos: self.tos, segment }, data: self.data }
+        let source = self.source.filter(|_| !connected);
+        let local = source.map(|source| (source.ip, outgoing_interface(source)));
+        let to = (!connected).then_some(self.to);
+        Datagrams { to, ipv6: self.to.is_ipv6(), control: Outbound { local, tos: self.tos, segment }, data: self.data }
     }
 }
 
@@ -446,6 +470,14 @@ fn outgoing_interface(source: Source) -> u32 {
 /// Where a train is to leave from; an address of the other family cannot be meant.
 fn source_of(transmit: &Transmit<'_>) -> Option<Source> {
     transmit.source.filter(|source| source.ip.is_ipv6() == transmit.to.is_ipv6())
+}
+
+/// What a socket can be connected to for this train: where it goes, and the address that it is to leave from. Addresses
+/// that mean something on one link only are left out, as a connection would be bound to that link.
+fn destination_of(transmit: &Transmit<'_>) -> Option<Destination> {
+    let source = source_of(transmit).filter(|source| outgoing_interface(*source) == 0)?;
+    let is_of_one_link = matches!(transmit.to, SocketAddr::V6(to) if to.scope_id() != 0);
+    (!is_of_one_link).then_some(Destination { to: transmit.to, source: source.ip })
 }
 
 /// Where in a list of trains the sending is.
@@ -484,13 +516,20 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// The messages from here to the first train of the other family.
-    fn messages(&self, ipv6: bool, segmentation: bool) -> impl Iterator<Item = Datagrams<'a>> + use<'a> {
+    /// The messages from here to the first train that cannot leave by the same socket: one of the other family or, by a
+    /// connected one, to another destination.
+    fn messages(&self, connected: bool, segmentation: bool) -> impl Iterator<Item = Datagrams<'a>> + use<'a> {
         let mut cursor = self.clone();
+        let first = self.message(segmentation);
         std::iter::from_fn(move || {
-            let message = cursor.message(segmentation).filter(|message| message.to.is_ipv6() == ipv6)?;
+            let (first, message) = (first?, cursor.message(segmentation)?);
+            let fits = if connected {
+                (message.to, message.source) == (first.to, first.source)
+            } else {
+                message.to.is_ipv6() == first.to.is_ipv6()
+            };
             cursor.advance(message.data.len());
-            Some(message.datagrams())
+            fits.then(|| message.datagrams(connected))
         })
     }
 
@@ -539,6 +578,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
+#[cfg(test)]
+mod connected;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]

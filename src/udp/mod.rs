@@ -3,6 +3,7 @@
 //! [`Udp`] binds; a [`UdpSocket`] is one bound port on both address families, shared by all threads; a
 //! [`UdpReceiver`] and a [`UdpSender`] move datagrams through it, each for one thread at a time.
 
+mod connections;
 mod filter;
 pub mod linux;
 pub mod lossy;

@@ -24,19 +24,23 @@
 //!    finds, and looks at the newest first for IPv4, at the oldest first for IPv6; hence one at each end.
 //! 4. Both fences are closed, and a stranger's way in is tried once, in case another kernel does otherwise.
 //!
+//! A port with one receiver is a group all the same, for the [spare](SPARES) sockets: members that the program never
+//! chooses, so that none of them receives anything before it is connected. The kernel prefers a connected socket to the
+//! program's choice (since 5.4; before, the pair goes on receiving everything).
+//!
 //! What remains: between 1 and 4, for some microseconds, the port can be had by a program of the same user that sets
 //! the option; and for ever by one that sets it and binds itself to an interface, too. Two devices exclude each other
 //! always, as both begin with a plain socket.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::steering::{self, RECEIVERS_MAX};
-use crate::sys::socket::{Options, SocketOption};
+use crate::sys::socket::{Options, SocketOption, disconnect};
 
 /// Bytes of room asked for in each direction: what wireguard-go asks for. At 10 Gbit/s it holds about
 /// 5 ms, longer than a worker is ever away from its socket.
@@ -46,6 +50,10 @@ pub(super) const SOCKET_BUFFER_LEN: i32 = 7 << 20;
 /// another random port, so on a system with half of its ports taken all fail once in 2^32 times.
 const BIND_ATTEMPTS_MAX: usize = 32;
 
+/// Spare sockets of each family beside a single pair: a client has one or two peers with much to say; of a server's
+/// many peers each would have one too rarely.
+pub(super) const SPARES: usize = 2;
+
 /// The index of no interface: the kernel counts them up from 1.
 const NO_INTERFACE: i32 = i32::MAX;
 
@@ -53,6 +61,7 @@ const NO_INTERFACE: i32 = i32::MAX;
 #[derive(Debug)]
 pub(super) struct FamilySocket {
     fd: OwnedFd,
+    ipv6: bool,
     /// Whether UDP_SEGMENT has not been refused yet by this socket as a whole.
     segmentation: AtomicBool,
 }
@@ -62,12 +71,34 @@ impl FamilySocket {
         self.fd.as_fd()
     }
 
+    pub(super) fn is_ipv6(&self) -> bool {
+        self.ipv6
+    }
+
     pub(super) fn segmentation(&self) -> bool {
         self.segmentation.load(Ordering::Relaxed)
     }
 
     pub(super) fn disable_segmentation(&self) {
         self.segmentation.store(false, Ordering::Relaxed);
+    }
+
+    /// Connects it to `to`. False, and it is as before, where datagrams to there would not leave from `source`.
+    pub(super) fn connect(&self, to: SocketAddr, source: IpAddr) -> io::Result<bool> {
+        let socket = SockRef::from(&self.fd);
+        let connected = socket.connect(&to.into()).and_then(|()| socket.local_addr());
+        let fits = connected.map(|local| local.as_socket().is_some_and(|local| local.ip() == source));
+        if !matches!(fits, Ok(true)) {
+            self.disconnect();
+        }
+        fits
+    }
+
+    /// Is connected to nobody from now on.
+    pub(super) fn disconnect(&self) {
+        if let Err(error) = disconnect(self.fd()) {
+            tracing::debug!(%error, "a socket stays connected");
+        }
     }
 
     /// Binds one; `shared`: as a member of a group.
@@ -106,7 +137,8 @@ impl FamilySocket {
             options.set(SocketOption::SO_REUSEPORT, fd, 1)?;
         }
         let port = bind(&socket, address)?;
-        Ok((Self { fd: socket.into(), segmentation: AtomicBool::new(segmentation) }, port))
+        let (fd, ipv6) = (socket.into(), address.is_ipv6());
+        Ok((Self { fd, ipv6, segmentation: AtomicBool::new(segmentation) }, port))
     }
 }
 
@@ -179,9 +211,11 @@ impl SocketPair {
 pub(super) struct SocketGroup {
     /// One pair for each receiver.
     pub(super) pairs: Box<[SocketPair]>,
+    /// Sockets of either family that may be connected, and receive nothing before; none where there are several pairs.
+    pub(super) spares: Box<[FamilySocket]>,
     pub(super) port: u16,
     fwmark: AtomicU32,
-    /// What holds strangers off while there are several pairs.
+    /// What holds strangers off a group.
     _fences: Box<[Fence]>,
 }
 
@@ -189,32 +223,50 @@ impl SocketGroup {
     /// Binds `port`, or one that is free on both families if it is 0, for so many receivers if that can be had, and
     /// for one otherwise.
     pub(super) fn bind(port: u16, fwmark: u32, receivers: usize, options: &impl Options) -> io::Result<Self> {
-        if receivers > 1 {
-            let fences = on_both_families(port, |address| Fence::bind_first(address, options))?;
-            match Self::between_fences(fences, fwmark, receivers.min(RECEIVERS_MAX), options) {
-                Ok(group) => return Ok(group),
-                Err(error) => tracing::debug!(%error, "one receiver instead of {receivers}"),
-            }
+        let fences = on_both_families(port, |address| Fence::bind_first(address, options))?;
+        match Self::between_fences(fences, fwmark, receivers.min(RECEIVERS_MAX), options) {
+            Ok(group) => return Ok(group),
+            Err(error) => tracing::debug!(%error, "one pair of sockets, and no group of them"),
         }
         let OnBoth { v4, v6, port } =
             on_both_families(port, |address| FamilySocket::bind(address, fwmark, false, options))?;
-        let fwmark = AtomicU32::new(fwmark);
-        Ok(Self { pairs: Box::new([SocketPair { v4, v6 }]), port, fwmark, _fences: Box::default() })
+        let (pairs, spares, fences) = (Box::new([SocketPair { v4, v6 }]), Box::default(), Box::default());
+        Ok(Self { pairs, spares, port, fwmark: AtomicU32::new(fwmark), _fences: fences })
     }
 
     fn between_fences(first: OnBoth<Fence>, fwmark: u32, receivers: usize, options: &impl Options) -> io::Result<Self> {
         let port = first.port;
         let mut pairs: Box<[SocketPair]> = (0..receivers).map(|_| SocketPair::default()).collect();
-        let mut fences = Vec::with_capacity(4);
-        if let Some(first) = first.v4 {
-            let sockets = pairs.iter_mut().map(|pair| &mut pair.v4);
-            fences.extend(form_group(first, (Ipv4Addr::UNSPECIFIED, port).into(), fwmark, sockets, options)?);
+        let (mut spares, mut fences) = (Vec::new(), Vec::with_capacity(4));
+        for (family, address) in
+            [(first.v4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (first.v6, Ipv6Addr::UNSPECIFIED.into())]
+        {
+            let Some(first) = family else { continue };
+            let (members, both) = form_group(first, (address, port).into(), fwmark, receivers, options)?;
+            fences.extend(both);
+            let mut members = members.into_iter();
+            for (pair, member) in pairs.iter_mut().zip(&mut members) {
+                *(if address.is_ipv4() { &mut pair.v4 } else { &mut pair.v6 }) = Some(member);
+            }
+            spares.extend(members);
         }
-        if let Some(first) = first.v6 {
-            let sockets = pairs.iter_mut().map(|pair| &mut pair.v6);
-            fences.extend(form_group(first, (Ipv6Addr::UNSPECIFIED, port).into(), fwmark, sockets, options)?);
-        }
-        Ok(Self { pairs, port, fwmark: AtomicU32::new(fwmark), _fences: fences.into() })
+        Ok(Self { pairs, spares: spares.into(), port, fwmark: AtomicU32::new(fwmark), _fences: fences.into() })
+    }
+
+    /// The same with its pair alone.
+    #[cfg(test)]
+    pub(super) fn without_spares(self) -> Self {
+        Self { spares: Box::default(), ..self }
+    }
+
+    /// All of them that send or receive.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &FamilySocket> + Clone {
+        self.pairs.iter().flat_map(SocketPair::sockets).chain(&self.spares)
+    }
+
+    /// The mark of what is sent.
+    pub(super) fn fwmark(&self) -> u32 {
+        self.fwmark.load(Ordering::Relaxed)
     }
 
     /// Sets the mark on all sockets, or on none.
@@ -224,7 +276,7 @@ impl SocketGroup {
         if before == fwmark {
             return Ok(());
         }
-        let sockets = self.pairs.iter().flat_map(SocketPair::sockets);
+        let sockets = self.sockets();
         for socket in sockets.clone() {
             if let Err(error) = SocketOption::SO_MARK.set(socket.fd(), fwmark.cast_signed()) {
                 for socket in sockets {
@@ -238,22 +290,25 @@ impl SocketGroup {
     }
 }
 
-/// Binds one family's members into `sockets`, behind its `first` fence, and returns the fences.
-fn form_group<'a>(
+/// Binds one family's members behind its `first` fence: one for each receiver, and if that is one, spares after it.
+/// Returns them with the fences.
+fn form_group(
     first: Fence,
     address: SocketAddr,
     fwmark: u32,
-    sockets: impl ExactSizeIterator<Item = &'a mut Option<FamilySocket>>,
+    receivers: usize,
     options: &impl Options,
-) -> io::Result<[Fence; 2]> {
-    let program = steering::program(sockets.len() as u32);
+) -> io::Result<(Vec<FamilySocket>, [Fence; 2])> {
+    let program = steering::program(receivers as u32);
+    let count = if receivers == 1 { 1 + SPARES } else { receivers };
+    let mut members = Vec::with_capacity(count);
     first.open(options)?;
-    for (place, socket) in sockets.enumerate() {
+    for place in 0..count {
         let (member, _) = FamilySocket::bind(address, fwmark, true, options)?;
         if place == 0 {
             options.steer(member.fd(), &program)?;
         }
-        *socket = Some(member);
+        members.push(member);
     }
     let second = Fence::bind_second(address, options)?;
     first.close(options)?;
@@ -261,7 +316,7 @@ fn form_group<'a>(
     let stranger = unbound(address, options)?;
     options.set(SocketOption::SO_REUSEPORT, stranger.as_fd(), 1)?;
     match bind(&stranger, address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok([first, second]),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok((members, [first, second])),
         _ => Err(io::Error::other("anybody could join the sockets that share the port")),
     }
 }

@@ -60,7 +60,7 @@ fn sender_with<'a>(
 ) -> LinuxSender<FaultySend<'a>> {
     let group = SocketGroup::bind(0, 0, 1, &Kernel).unwrap();
     let array = FaultySend { array: SendArray::new(SEND_BATCH_MAX), judge: Box::new(judge), most, asked: 0, calls: 0 };
-    LinuxSender { member: Member { group: Arc::new(group), place: 0 }, array }
+    LinuxSender::with(Member { group: Arc::new(group), place: 0 }, 0, array)
 }
 
 /// Bytes that say to which datagram of a test they belong.
@@ -114,7 +114,7 @@ fn check_send(
     assert_eq!(arrivals(&mut a, to_a.len()), to_a, "{what}");
     assert_eq!(arrivals(&mut b, to_b.len()), to_b, "{what}");
     assert!(sender.array.calls <= 600, "{what}: {} calls", sender.array.calls);
-    sender.member.pair().v4.as_ref().unwrap().segmentation()
+    sender.member.family(false).unwrap().segmentation()
 }
 
 const BYTES: usize = COUNT as usize * SEGMENT - SEGMENT / 2;
@@ -143,8 +143,7 @@ fn f_03_a_train_that_is_refused_goes_singly() {
     for errno in [libc::EMSGSIZE, libc::EINVAL] {
         let all = |message: &Datagrams<'_>, _| if is_train(message) { Err(errno) } else { Ok(()) };
         assert!(check_send(&format!("errno {errno}"), 64, all, [SINGLY; 3], &[]));
-        let one =
-            |message: &Datagrams<'_>, _| if is_train(message) && message.to.is_ipv6() { Err(errno) } else { Ok(()) };
+        let one = |message: &Datagrams<'_>, _| if is_train(message) && message.ipv6 { Err(errno) } else { Ok(()) };
         assert!(check_send(&format!("errno {errno} to one"), 64, one, [WHOLE, WHOLE, SINGLY], &[]));
     }
 }
@@ -265,7 +264,7 @@ fn f_02_no_answer_doubles_or_forgets_a_datagram() {
             }
             let numbers =
                 message.data.chunks(SEGMENT).map(|datagram| u32::from_be_bytes(*datagram.first_chunk().unwrap()));
-            record.lock().unwrap().extend(numbers.map(|number| (number, message.to.is_ipv6())));
+            record.lock().unwrap().extend(numbers.map(|number| (number, message.ipv6)));
             Ok(())
         };
         let mut sender = sender_with(most, judge);
@@ -332,11 +331,11 @@ struct FaultyEnd {
 
 impl FaultyEnd {
     fn new(script: [Vec<i32>; 2], change: fn(&mut Message)) -> Self {
-        let group = Arc::new(SocketGroup::bind(0, 0, 1, &Kernel).unwrap());
+        let group = Arc::new(SocketGroup::bind(0, 0, 1, &Kernel).unwrap().without_spares());
         let member = || Member { group: Arc::clone(&group), place: 0 };
         let array = FaultyReceive { array: ReceiveArray::new(RECEIVE_BATCH_MAX), script, calls: 0, change };
         let receiver = LinuxReceiver::with(member(), array);
-        let sender = LinuxSender { member: member(), array: SendArray::new(SEND_BATCH_MAX) };
+        let sender = LinuxSender::with(member(), 0, SendArray::new(SEND_BATCH_MAX));
         Self { receiver, sender, port: group.port, buffers: Buffers::new(8), received: Vec::with_capacity(8) }
     }
 
@@ -490,7 +489,7 @@ fn f_04_what_an_old_kernel_lacks_is_done_without() {
         assert_eq!(options.asked.borrow().contains(&O::SO_RCVBUF), buffers_refused, "plain ones instead");
         assert!(group.pairs[0].sockets().all(|socket| socket.segmentation() == segmentation), "{refused:?}");
         let member = || Member { group: Arc::clone(&group), place: 0 };
-        let mut sender = LinuxSender { member: member(), array: SendArray::new(SEND_BATCH_MAX) };
+        let mut sender = LinuxSender::with(member(), 0, SendArray::new(SEND_BATCH_MAX));
         let mut receiver = LinuxReceiver::new(member());
         let data = numbered(0, COUNT, SEGMENT, SEGMENT / 2);
         let (mut buffers, mut received) = (Buffers::new(64), Vec::with_capacity(64));

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as PlainSocket};
 use std::time::{Duration, Instant};
 
+use super::super::socket::{SPARES, SocketPair};
 use super::super::steering;
 use super::*;
 use crate::sys::socket::SocketOption;
@@ -13,7 +14,7 @@ pub(super) const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 /// One bound socket with its receiver and a sender.
 pub(super) struct End {
     pub(super) socket: Arc<dyn UdpSocket>,
-    receiver: Box<dyn UdpReceiver>,
+    pub(super) receiver: Box<dyn UdpReceiver>,
     sender: Box<dyn UdpSender>,
     buffers: Buffers,
     received: Vec<Received>,
@@ -30,7 +31,7 @@ impl End {
         (ip, self.socket.port()).into()
     }
 
-    fn send(&mut self, transmits: &[Transmit<'_>]) -> Vec<Sent> {
+    pub(super) fn send(&mut self, transmits: &[Transmit<'_>]) -> Vec<Sent> {
         // Whatever was there before must be overwritten.
         let mut sent = vec![Sent { bytes: 1, refused: 1, source_lost: true, offload_refused: true }; transmits.len()];
         self.sender.send(transmits, &mut sent);
@@ -55,11 +56,11 @@ impl End {
     }
 }
 
-/// A sender whose sockets were changed.
+/// A sender whose sockets were changed, without spares.
 fn sender(change: impl FnOnce(&mut SocketPair)) -> LinuxSender {
-    let mut group = SocketGroup::bind(0, 0, 1, &Kernel).unwrap();
+    let mut group = SocketGroup::bind(0, 0, 1, &Kernel).unwrap().without_spares();
     change(&mut group.pairs[0]);
-    LinuxSender { member: Member { group: Arc::new(group), place: 0 }, array: SendArray::new(SEND_BATCH_MAX) }
+    LinuxSender::with(Member { group: Arc::new(group), place: 0 }, 0, SendArray::new(SEND_BATCH_MAX))
 }
 
 fn transmit(to: SocketAddr, segment: usize, data: &[u8]) -> Transmit<'_> {
@@ -88,7 +89,7 @@ fn both_families_share_one_port() {
         assert_eq!(received.source.map(|source| source.ip), Some(ip));
         assert_ne!(received.source.unwrap().ifindex, 0);
     }
-    assert_eq!(b.receiver.readiness(Arc::new(|| ())).len(), 2);
+    assert_eq!(b.receiver.readiness(Arc::new(|| ())).len(), 2 + 2 * SPARES);
 }
 
 #[test]
@@ -344,14 +345,25 @@ fn every_refusal_leads_on_or_gives_up() {
         (libc::EACCES, Full, true, true, LoseRest),
     ];
     for (errno, manner, source, segments, verdict) in rows {
-        assert_eq!(after_refusal(errno, manner, source, segments), verdict, "{errno} {manner:?} {source} {segments}");
+        let decided = after_refusal(errno, manner, source, segments, false);
+        assert_eq!(decided, verdict, "{errno} {manner:?} {source} {segments}");
+        // What is wrong with a connection is nothing against the source.
+        let verdict = match verdict {
+            Again(next) if errno != libc::EMSGSIZE || !next.has_source() => EndConnection,
+            LoseRest => EndConnection,
+            _ => verdict,
+        };
+        if manner.has_source() {
+            let decided = after_refusal(errno, manner, source, segments, true);
+            assert_eq!(decided, verdict, "{errno} {manner:?} {source} {segments}, connected");
+        }
     }
     // Whatever the kernel says, no manner is tried twice.
     for errno in 0..200 {
         for manner in [Full, WithoutSource, Singly, SinglyWithoutSource] {
             for (source, segments) in [(false, false), (false, true), (true, false), (true, true)] {
                 let segments = segments && manner.has_offload();
-                if let Again(next) = after_refusal(errno, manner, source, segments) {
+                if let Again(next) = after_refusal(errno, manner, source, segments, false) {
                     assert!(next > manner, "{errno} {manner:?}");
                 }
             }
