@@ -161,7 +161,7 @@ mod tests {
     proptest! {
         /// Against a plain set of everything that was accepted.
         #[test]
-        fn s_20_agrees_with_a_set(steps in proptest::collection::vec((0u8..8, 0u64..20_000), 1..400)) {
+        fn s_20_agrees_with_a_set(steps in proptest::collection::vec((0u8..9, 0u64..20_000), 1..400)) {
             let mut window = ReplayWindow::new();
             let mut seen: BTreeSet<u64> = BTreeSet::new();
             let mut base = 0u64;
@@ -173,6 +173,7 @@ mod tests {
                     3 => base.saturating_sub(offset % 70),
                     4 => base.saturating_add(offset % 70),
                     5 => u64::MAX - offset,
+                    6 => base.saturating_sub(REPLAY_WINDOW - 1 + offset % 3),
                     _ => base.saturating_add(offset % 3),
                 };
                 let expected = if counter >= REJECT_AFTER_MESSAGES {
