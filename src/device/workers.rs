@@ -273,11 +273,14 @@ impl Worker {
         let crew = self.crew.clone();
         let home = crew.lanes.get(self.number);
         let mut patient_until = None;
+        // When the last round ended, if nothing was done since that takes time.
+        let mut ended = None;
         while !signal.is_signalled() {
-            let now = now();
+            let now = ended.take().unwrap_or_else(now);
             let mut round = Round::default();
             if let Some(lane) = home {
-                round = run_round(&crew, self.number, lane, now)?;
+                let end;
+                (round, end) = run_round(&crew, self.number, lane, now)?;
                 // While a helper is at the entry nobody can tell.
                 if !round.busy && round.more != lane.backlog.load(Ordering::Relaxed) {
                     lane.backlog.store(round.more, Ordering::Relaxed);
@@ -285,6 +288,8 @@ impl Worker {
                 if round.more {
                     // What the one direction brings must be seen while the other one never ends.
                     self.look(events, Some(Duration::ZERO))?;
+                } else if round.worked {
+                    ended = Some(end);
                 }
             }
             if !round.worked {
@@ -319,7 +324,7 @@ impl Worker {
             if number == self.number || !lane.backlog.load(Ordering::Relaxed) {
                 continue;
             }
-            let round = run_round(&self.crew, self.number, lane, now)?;
+            let (round, _) = run_round(&self.crew, self.number, lane, now)?;
             let worker = &self.crew.shared.workers[number];
             if round.more && worker.is_asleep() {
                 worker.wake();
@@ -430,13 +435,14 @@ impl Worker {
     }
 }
 
-/// Turns in each direction of a lane, until there is nothing more or the direction has had its time.
-fn run_round(crew: &Crew, worker: usize, lane: &Lane, start: Instant) -> Result<Round, Stopped> {
+/// Turns in each direction of a lane, until there is nothing more or the direction has had its time. Returns what came
+/// of them, and when they ended.
+fn run_round(crew: &Crew, worker: usize, lane: &Lane, start: Instant) -> Result<(Round, Instant), Stopped> {
     let mut round = Round::default();
     let inbound_end = round.take_turns(start, QUANTUM, |now| lane.inbound.turn(crew, worker, now))?;
     let quantum = inbound_end.since(start).max(QUANTUM);
-    round.take_turns(inbound_end, quantum, |now| lane.outbound.turn(crew, worker, &lane.inbound, now))?;
-    Ok(round)
+    let end = round.take_turns(inbound_end, quantum, |now| lane.outbound.turn(crew, worker, &lane.inbound, now))?;
+    Ok((round, end))
 }
 
 /// Registers a source that has a file descriptor, for edges; others wake the thread themselves.
