@@ -384,7 +384,7 @@ impl Exit {
                     offload: train.peer.takes_offload(now),
                 };
                 match trains {
-                    // Mostly, and to fill a list of many takes longer than to seal a short packet.
+                    // Mostly there is one, and a list of many takes longer to fill than a short packet to seal.
                     [train] => sender.send(&[transmit(train)], sent),
                     [.., last] => {
                         let all: [_; TRANSMITS] = std::array::from_fn(|i| transmit(trains.get(i).unwrap_or(last)));
