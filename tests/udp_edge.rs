@@ -451,6 +451,7 @@ fn f_01_a_network_that_goes_away_comes_back() {
         let data = train(1000, 10_000);
         let source = Some(Source { ip: NEAR_V4.parse().unwrap(), ifindex: 0 });
         let train = Transmit { source, ..transmit(far_at(FAR_V4), 1000, &data) };
+        connect(&mut near, &mut far, train);
         for round in 0..100 {
             run("ip link set near down");
             assert_eq!((near.send(train).bytes, near.send(train).refused), (0, 10), "round {round}");
@@ -468,7 +469,40 @@ fn f_01_a_network_that_goes_away_comes_back() {
         }
         let report = far.report(10);
         assert_eq!((report.datagrams, report.messages), (10, 1), "all of it, and in one piece as before");
+        // By a socket that is not connected.
+        assert_eq!(near.send(Transmit { source: None, ..train }).bytes, 10_000);
+        let report = far.report(10);
+        assert_eq!((report.datagrams, report.messages), (10, 1), "all of it, and in one piece as before");
     });
+}
+
+/// F-01: a connected socket whose address of ours has gone loses nothing: the same call sends by another one.
+#[test]
+fn f_01_a_connection_ends_with_its_source() {
+    const TEST: &str = "f_01_a_connection_ends_with_its_source";
+    in_namespace(TEST, || {
+        let mut far = Far::start(TEST, 1500);
+        let mut near = End::bind(0);
+        run("echo 1 > /proc/sys/net/ipv4/conf/near/promote_secondaries && ip addr add 192.0.2.101/24 dev near");
+        let data = train(1000, 10_000);
+        let source = Some(Source { ip: NEAR_V4.parse().unwrap(), ifindex: 0 });
+        let train = Transmit { source, ..transmit(far_at(FAR_V4), 1000, &data) };
+        connect(&mut near, &mut far, train);
+        run(&format!("ip addr del {NEAR_V4}/24 dev near"));
+        assert_eq!(near.send(train), Sent { bytes: 10_000, source_lost: true, ..Sent::default() });
+        let report = far.report(10);
+        assert_eq!((report.datagrams, report.in_order), (10, true));
+        assert_eq!(report.from, Some(near.at("192.0.2.101")));
+    });
+}
+
+/// Sends `train` so often that a socket of the near end is connected to the far one.
+fn connect(near: &mut End, far: &mut Far, train: Transmit<'_>) {
+    for _ in 0..20 {
+        assert_eq!(near.send(train).bytes, train.data.len());
+        far.report(train.data.len().div_ceil(train.segment));
+    }
+    assert_eq!(run("ss -Huan state established").lines().count(), 1);
 }
 
 /// F-02: a firewall's verdict is about one datagram, not about the socket.
