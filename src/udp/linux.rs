@@ -579,8 +579,6 @@ impl<'a> Cursor<'a> {
 }
 
 #[cfg(test)]
-mod connected;
-#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod tests;

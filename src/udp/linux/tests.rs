@@ -1,5 +1,7 @@
 //! The Linux sockets on the loopback interface, and the decisions about refusals as tables.
 
+mod connected;
+
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as PlainSocket};
 use std::time::{Duration, Instant};
 

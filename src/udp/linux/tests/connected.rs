@@ -4,10 +4,7 @@ use std::net::Ipv4Addr;
 
 use socket2::SockRef;
 
-use super::super::socket::SPARES;
-use super::tests::{End, V4, V6};
 use super::*;
-use crate::sys::mmsg::SendArray;
 
 /// More than enough trains for a connection.
 const MANY: usize = 40;
