@@ -1,7 +1,8 @@
 //! What is configured changes under traffic: peers go and come, allowed IPs move, keys change.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use adit::proto::rejected::Rejected;
 use adit::tun::memory::{MemoryTun, MemoryTunHandle};
 use adit::tun::offload::SuperPacket;
 use adit::tun::{ReceiveError, TunReceiver};
+use adit::udp::Udp as _;
 use adit::udp::memory::MemoryNetwork;
 
 use crate::testbed::{GROWTH_MAX, Hooked, Hooks, InUse, SetOnDrop, holds_within, status_field};
@@ -68,6 +70,9 @@ fn host(network: &MemoryNetwork, number: u8, peers: &[u8]) -> Host {
     };
     device.apply(update).expect("a configuration is accepted");
     handle.set_up(true);
+    // What is sent to it before that is lost, and what a handshake begins with is not sent again for 5 s.
+    let is_bound = || network.host(&[outer(number)]).bind(PORT, 0, 1).is_err();
+    assert!(holds_within(PATIENCE, is_bound), "the port is bound");
     Host { device, tun: handle }
 }
 
@@ -212,12 +217,18 @@ fn f_13_the_private_key_changes_under_traffic() {
     check_passes(&hosts, 3);
 }
 
-/// Something that happens while a worker reads from the interface: at the reading that gives a packet, or at the next one.
+/// Something that happens while a worker reads from the interface.
 #[derive(Default)]
 struct Meanwhile {
-    happens: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-    at_the_packet: AtomicBool,
-    has_read: AtomicBool,
+    /// What happens at which reading: the one that gives so many packets in all, or the next one.
+    happens: Mutex<VecDeque<(usize, At, Box<dyn FnOnce() + Send>)>>,
+    packets: AtomicUsize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    ThePacket,
+    TheNextReading,
 }
 
 impl Hooks for Meanwhile {
@@ -227,11 +238,15 @@ impl Hooks for Meanwhile {
         buffer: &'a mut [u8],
     ) -> Result<Option<SuperPacket<'a>>, ReceiveError> {
         let packet = inner.receive(buffer)?;
-        let had_read = self.has_read.swap(packet.is_some(), Ordering::SeqCst);
-        if if self.at_the_packet.load(Ordering::SeqCst) { packet.is_some() } else { had_read } {
-            let happens = self.happens.lock().unwrap().take();
-            happens.into_iter().for_each(|happens| happens());
-        }
+        let before = self.packets.load(Ordering::SeqCst);
+        let now = before + usize::from(packet.is_some());
+        self.packets.store(now, Ordering::SeqCst);
+        let is_due = |(packets, at, _): &mut (usize, At, _)| match at {
+            At::ThePacket => now > before && now == *packets,
+            At::TheNextReading => before == *packets,
+        };
+        let due = self.happens.lock().unwrap().pop_front_if(is_due);
+        due.into_iter().for_each(|(_, _, happens)| happens());
         Ok(packet)
     }
 }
@@ -239,13 +254,16 @@ impl Hooks for Meanwhile {
 /// Which address each packet is for was decided by what held before `apply`: it goes where it belongs now, or is counted.
 #[test]
 fn f_13_no_packet_is_lost_by_an_exchange_of_peers_while_it_is_read() {
-    for (has_session, at_the_packet) in [(false, true), (false, false), (true, true), (true, false)] {
+    for (has_session, at) in
+        [(false, At::ThePacket), (false, At::TheNextReading), (true, At::ThePacket), (true, At::TheNextReading)]
+    {
         for successor in [true, false] {
-            let what = format!("session {has_session}, at the packet {at_the_packet}, successor {successor}");
+            let what = format!("session {has_session}, at {at:?}, successor {successor}");
             let network = MemoryNetwork::new();
             let hosts = [host(&network, 2, &[1]), host(&network, 3, &[1])];
             let hooks = Arc::new(Meanwhile::default());
             let (tun, handle) = MemoryTun::new("memory", 1420);
+            let handle = Arc::new(handle);
             let udp = network.host(&[outer(1)]);
             let device = Device::builder(Hooked(tun, hooks.clone()), udp).threads(1).start().expect("threads start");
             let device = Arc::new(device);
@@ -263,18 +281,31 @@ fn f_13_no_packet_is_lost_by_an_exchange_of_peers_while_it_is_read() {
                 let peers = if successor { vec![takes_over] } else { vec![] };
                 one.apply(Update { replace_peers: true, peers, ..Update::default() }).expect("a change is accepted");
             };
-            hooks.at_the_packet.store(at_the_packet, Ordering::SeqCst);
-            *hooks.happens.lock().unwrap() = Some(Box::new(exchange));
+            let before = hooks.packets.load(Ordering::SeqCst);
+            let mut happens = hooks.happens.lock().unwrap();
+            // A packet that comes alone does not wait for the next reading: one that follows it does.
+            let leads = usize::from(at == At::TheNextReading);
+            if leads == 1 {
+                let follow = handle.clone();
+                happens.push_back((before + 1, At::ThePacket, Box::new(move || assert!(follow.send(&packet(1, 2))))));
+            }
+            happens.push_back((before + 1 + leads, at, Box::new(exchange)));
+            drop(happens);
             handle.send(&packet(1, 2));
+            if has_session && leads == 1 {
+                assert!(hosts[0].tun.receive(PATIENCE).is_some(), "{what}: the first one has gone");
+            }
             let (no_route, dropped) = (Rejected::NoRoute, Rejected::StagedDropped);
             let drops = || [no_route, dropped].map(|reason| device.figures().drops(reason)).iter().sum::<u64>();
-            // Without a session it waited for one in the peer that went, if that was there when it came.
-            if successor && (has_session || at_the_packet) {
+            // Without a session both wait for one.
+            let waiting = if has_session { 1 } else { 1 + leads as u64 };
+            // What waited for one in the peer that went, if that was there when it came, goes with it.
+            if successor && (has_session || at == At::ThePacket) {
                 assert!(hosts[1].tun.receive(PATIENCE).is_some(), "{what}: {} dropped", drops());
             } else {
-                assert!(holds_within(PATIENCE, || drops() == 1), "{what}: {} dropped", drops());
+                assert!(holds_within(PATIENCE, || drops() == waiting), "{what}: {} dropped", drops());
             }
-            assert!(hooks.happens.lock().unwrap().is_none(), "{what}: the exchange came in between");
+            assert!(hooks.happens.lock().unwrap().is_empty(), "{what}: the exchange came in between");
         }
     }
 }
