@@ -13,6 +13,7 @@ Prints a line for each change and one for all, which also go to target/mutants/r
 noticed by each test that it names, does not apply any more, or does not build.
 """
 
+import argparse
 import fcntl
 import os
 import pathlib
@@ -155,11 +156,15 @@ def try_out(mutant):
 
 
 def main():
-    wanted = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ids", nargs="*", metavar="ID", help="the beginning of an id, for instance S-04")
+    parser.add_argument("--list", action="store_true", help="print the changes and make none")
+    arguments = parser.parse_args()
+    wanted = arguments.ids
     mutants = [it for it in read_list() if not wanted or any(it.ident.startswith(prefix) for prefix in wanted)]
     if not mutants:
         sys.exit("nothing in the list has such an id")
-    if "--list" in sys.argv:
+    if arguments.list:
         for mutant in mutants:
             print(mutant.name())
         return

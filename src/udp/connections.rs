@@ -8,19 +8,22 @@
 //!
 //! One thread sends data to a few destinations mostly, so:
 //!
-//! - a destination that outweighs the others for [`CONNECT_AFTER`] trains gets a socket, if there is one that is free
-//!   or was not used for [`IDLE_AFTER`] trains;
+//! - a destination that outweighs the others for [`CONNECT_AFTER`] lone datagrams gets a socket, if there is one that is
+//!   free or was not used for [`IDLE_AFTER`] trains. Trains of many share the price of a send and are no reason to
+//!   connect; on the contrary, while there are none, hardly anything is on its way whose order a change could disturb;
 //! - it is left out where the kernel would send from another address than the peer is answered from, and for addresses
 //!   of one link only;
 //! - a peer that has moved elsewhere, another mark, or another address of ours makes another destination. What the
 //!   old one's socket still receives counts; it is taken away when somebody else needs it;
-//! - a refusal that a fresh look for a route may cure ends the connection.
+//! - after a refusal that a fresh look for a route may cure, the socket is free.
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::socket::{FamilySocket, SocketGroup};
+use super::socket::SocketGroup;
+use super::spare::Spare;
 
-/// As many trains more than to all others, before a destination is worth two system calls.
+/// As many lone datagrams more than to all others, and no other train in between, before a destination is worth two
+/// system calls.
 const CONNECT_AFTER: u32 = 16;
 
 /// Trains sent to others after which a socket that was not used is free for another destination: so many that a
@@ -35,11 +38,14 @@ pub(super) struct Destination {
     pub(super) source: IpAddr,
 }
 
-/// One spare socket.
-#[derive(Debug)]
+/// A destination under the mark that was in force.
+type Marked = (Destination, u32);
+
+/// What one spare socket is used for.
+#[derive(Debug, Clone)]
 struct Connection {
-    /// Whom it is connected to, and the mark that it was connected with.
-    destination: Option<(Destination, u32)>,
+    /// Whom to send to by it; nobody where it is free.
+    destination: Option<Marked>,
     /// When it was used last, in trains.
     used: u64,
 }
@@ -51,45 +57,54 @@ pub(super) struct Connections {
     connections: Vec<Connection>,
     /// Trains that this was asked for.
     trains: u64,
-    /// The destination without a socket that had most of the trains lately, and by how many.
-    candidate: Option<Destination>,
+    /// The destination without a socket that had most of the lone datagrams lately, and by how many.
+    candidate: Option<Marked>,
     lead: u32,
+    /// The last one to which the kernel would send from another address than it is answered from.
+    refused: Option<Marked>,
 }
 
 impl Connections {
     /// For a sender that may connect so many spares.
     pub(super) fn new(spares: usize) -> Self {
-        let connections = (0..spares).map(|_| Connection { destination: None, used: 0 }).collect();
-        Self { connections, trains: 0, candidate: None, lead: 0 }
+        let connections = vec![Connection { destination: None, used: 0 }; spares];
+        Self { connections, trains: 0, candidate: None, lead: 0, refused: None }
     }
 
     /// The place of the spare socket that is connected to `destination`, after connecting one if it is worth that.
-    pub(super) fn find(&mut self, group: &SocketGroup, destination: Destination) -> Option<usize> {
+    /// `lone`: one datagram is to be sent, and no more at the moment.
+    pub(super) fn find(&mut self, group: &SocketGroup, destination: Destination, lone: bool) -> Option<usize> {
         if self.connections.is_empty() {
             return None;
         }
         self.trains += 1;
-        let wanted = Some((destination, group.fwmark()));
-        let found = self.connections.iter().position(|connection| connection.destination == wanted);
-        let found = found.or_else(|| if self.is_due(destination) { self.connect(group, destination) } else { None })?;
-        self.connections[found].used = self.trains;
-        Some(found)
+        let wanted = (destination, group.fwmark());
+        let mut found = self.connections.iter().position(|connection| connection.destination == Some(wanted));
+        if !lone {
+            (self.candidate, self.lead) = (None, 0);
+        } else if found.is_none() && self.is_due(wanted) {
+            found = self.connect(group, wanted);
+        }
+        self.connections[found?].used = self.trains;
+        found
     }
 
-    /// Ends the connection of the spare at `place`.
-    pub(super) fn end(&mut self, group: &SocketGroup, place: usize) {
-        group.spares[place].disconnect();
+    /// Nothing more is sent by the spare at `place`.
+    pub(super) fn end(&mut self, place: usize) {
         self.connections[place].destination = None;
     }
 
-    /// Counts a train to a destination without a socket. True when it had enough of them.
-    fn is_due(&mut self, destination: Destination) -> bool {
-        if self.candidate != Some(destination) {
+    /// Counts a lone datagram to a destination without a socket. True when it had enough of them.
+    fn is_due(&mut self, wanted: Marked) -> bool {
+        if self.refused == Some(wanted) {
+            return false;
+        }
+        if self.candidate != Some(wanted) {
             if self.lead > 0 {
                 self.lead -= 1;
                 return false;
             }
-            self.candidate = Some(destination);
+            self.candidate = Some(wanted);
         }
         self.lead += 1;
         if self.lead < CONNECT_AFTER {
@@ -99,19 +114,24 @@ impl Connections {
         true
     }
 
-    fn connect(&mut self, group: &SocketGroup, destination: Destination) -> Option<usize> {
-        let is_free =
-            |connection: &Connection| connection.destination.is_none() || self.trains - connection.used > IDLE_AFTER;
-        let of_family = |socket: &FamilySocket| socket.is_ipv6() == destination.to.is_ipv6();
-        let mut spares = group.spares.iter().zip(&self.connections);
-        let place = spares.position(|(socket, connection)| of_family(socket) && is_free(connection))?;
-        self.end(group, place);
+    fn connect(&mut self, group: &SocketGroup, wanted: Marked) -> Option<usize> {
+        let (destination, _) = wanted;
+        // What waits in it is still to come before what its peer sends to the pair from then on.
+        let can_change = |(spare, connection): (&Spare, &Connection)| {
+            let is_free = connection.destination.is_none() || self.trains - connection.used > IDLE_AFTER;
+            is_free && spare.socket.is_ipv6() == destination.to.is_ipv6() && !spare.has_something()
+        };
+        let place = group.spares.iter().zip(&self.connections).position(can_change)?;
+        self.end(place);
         match group.spares[place].connect(destination.to, destination.source) {
             Ok(true) => {
-                self.connections[place].destination = Some((destination, group.fwmark()));
+                self.connections[place].destination = Some(wanted);
                 Some(place)
             }
-            Ok(false) => None,
+            Ok(false) => {
+                self.refused = Some(wanted);
+                None
+            }
             Err(error) => {
                 tracing::debug!(%error, "no socket is connected to {}", destination.to);
                 None

@@ -2,8 +2,9 @@
 //!
 //! # Receiving
 //! `recvmmsg` fills several buffers at once, and with UDP_GRO each may hold a run of equal-sized
-//! datagrams of one sender. The two families take turns in being asked first, so a flood on one does
-//! not starve the other; nor does one that fails.
+//! datagrams of one sender. The sockets take turns in being asked first, so a flood on one does not starve
+//! another; nor does one that fails. But a spare that was connected a moment ago waits for the pair
+//! ([`super::spare`]), which keeps the order of what its peer sends.
 //!
 //! | what `recvmmsg` gives | meaning | next |
 //! |---|---|---|
@@ -25,7 +26,7 @@
 //! |---|---|---|
 //! | EIO, ENOPROTOOPT, EOPNOTSUPP, with segments | the route or the kernel cannot segment | segmentation off for this socket, again |
 //! | EMSGSIZE, with segments | a segment exceeds the path's MTU | singly (the kernel fragments) |
-//! | any but those of the last line but one, by a connected socket | its route or its source has gone | the connection is ended, again |
+//! | any but those of the last line but one, by a connected socket | its route or its source has gone | the socket is not used any more, again |
 //! | EINVAL | the source is not ours any more, or the segments displease | without source, then singly, then both |
 //! | ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL, ENODEV, ENXIO, with a source | no way from that source | without it |
 //! | ECONNREFUSED, EINTR | not about this datagram | again, [`RETRIES_MAX`] times |
@@ -47,6 +48,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::connections::{Connections, Destination};
 use super::filter::Mac1Filter;
 use super::socket::{FamilySocket, SOCKET_BUFFER_LEN, SocketGroup};
+use super::spare::Spare;
 use super::{
     DATAGRAM_V4_MAX, DATAGRAM_V6_MAX, Readiness, Received, SEGMENTS_MAX, Sent, Source, Transmit, Udp, UdpReceiver,
     UdpSender, UdpSocket, Wake,
@@ -67,10 +69,10 @@ const SEND_BATCH_MAX: usize = 64;
 /// that something is wrong, and the datagram counts as lost.
 const RETRIES_MAX: usize = 16;
 
-/// Useless messages (empty ones, or too large for a buffer) passed over in one `receive`. A whole
-/// receive buffer holds no more: the kernel charges at least 512 bytes for each. What comes after
-/// them arrived during the call, so it is announced by readiness again.
-const USELESS_MAX: usize = 2 * SOCKET_BUFFER_LEN as usize / 512;
+/// Messages in a whole receive buffer at most: the kernel charges at least 512 bytes for each. So many useless ones (empty,
+/// or too large for a buffer) are passed over in one `receive`; what comes after them arrived during the call, so it is
+/// announced by readiness again.
+const BUFFERED_MAX: usize = 2 * SOCKET_BUFFER_LEN as usize / 512;
 
 /// Binds sockets of the Linux kernel, in the network namespace of the calling thread.
 #[derive(Debug, Clone, Copy, Default)]
@@ -175,8 +177,9 @@ impl Member {
     }
 
     /// What there is to receive from: the pair, and the spares that may be connected.
-    fn sources(&self) -> impl Iterator<Item = &FamilySocket> {
-        self.group.pairs[self.place].sockets().chain(&self.group.spares)
+    fn sources(&self) -> impl Iterator<Item = (&FamilySocket, Option<&Spare>)> {
+        let pair = self.group.pairs[self.place].sockets().map(|socket| (socket, None));
+        pair.chain(self.group.spares.iter().map(|spare| (&spare.socket, Some(spare))))
     }
 }
 
@@ -184,11 +187,15 @@ impl Member {
 struct LinuxReceiver<R = ReceiveArray> {
     member: Member,
     array: R,
-    /// Which socket is asked first in the next `receive`.
-    first: usize,
+    /// In which order the sockets are asked; the next time one later.
+    turns: Vec<usize>,
     /// For each socket, whether it may have something: not once it has said that it would block. Where none
     /// may, whoever asks all the same knows something, and all are asked.
     ready: Vec<bool>,
+    /// For each socket, whether it is a spare that has something and waits for the pair.
+    waits: Vec<bool>,
+    /// What was received since one began to wait, in messages and calls.
+    waited: usize,
 }
 
 impl LinuxReceiver {
@@ -199,14 +206,33 @@ impl LinuxReceiver {
 
 impl<R> LinuxReceiver<R> {
     fn with(member: Member, array: R) -> Self {
-        let ready = vec![true; member.sources().count()];
-        Self { member, array, first: 0, ready }
+        let count = member.sources().count();
+        let (turns, ready, waits) = ((0..count).collect(), vec![true; count], vec![false; count]);
+        Self { member, array, turns, ready, waits, waited: 0 }
+    }
+
+    /// Finds out which spares have to wait for the pair, and lets all others go first.
+    fn put_in_order(&mut self) {
+        for (place, (socket, spare)) in self.member.sources().enumerate() {
+            let Some(spare) = spare.filter(|spare| spare.is_pair_first()) else {
+                self.waits[place] = false;
+                continue;
+            };
+            // Once it has something, all that is to come before that is in the pair.
+            let waits = self.ready[place] && spare.has_something();
+            (self.ready[place], self.waits[place]) = (waits, waits);
+            if waits {
+                let pair = self.member.sources().position(|(first, _)| first.is_ipv6() == socket.is_ipv6());
+                self.ready[pair.expect("there is no spare without a pair")] = true;
+            }
+        }
+        self.turns.sort_by_key(|place| self.waits[*place]);
     }
 }
 
 impl<R: ReceiveMany> UdpReceiver for LinuxReceiver<R> {
     fn readiness(&mut self, _wake: Wake) -> Vec<Readiness> {
-        self.member.sources().map(|socket| Readiness::Fd(socket.fd().as_raw_fd())).collect()
+        self.member.sources().map(|(socket, _)| Readiness::Fd(socket.fd().as_raw_fd())).collect()
     }
 
     fn ready(&mut self, source: usize) {
@@ -218,19 +244,40 @@ impl<R: ReceiveMany> UdpReceiver for LinuxReceiver<R> {
         if !self.ready.contains(&true) {
             self.ready.fill(true);
         }
-        let count = self.ready.len();
-        let first = self.first;
-        self.first = (first + 1) % count;
+        if self.member.group.spares.iter().any(Spare::is_pair_first) {
+            self.put_in_order();
+        }
         let mut first_free = 0;
         let mut failed = None;
-        for place in (first..count).chain(0..first) {
-            let Some(socket) = self.member.sources().nth(place).filter(|_| self.ready[place]) else { continue };
-            match receive_from(socket, &mut self.array, buffers, first_free, received) {
-                Ok(progress) => (first_free, self.ready[place]) = progress,
-                // The other sockets' datagrams count all the same, and come first.
-                Err(error) => failed = Some(error),
+        // For each family, whether its pair was asked and has no more.
+        let mut is_empty = [false; 2];
+        for &place in &self.turns {
+            let source = self.member.sources().nth(place).filter(|_| self.ready[place]);
+            let Some((socket, spare)) = source else { continue };
+            let is_empty = &mut is_empty[usize::from(socket.is_ipv6())];
+            if let Some(spare) = spare.filter(|spare| spare.is_pair_first()) {
+                // A flood on the pair holds a peer up once, by what the pair's buffer can hold.
+                if !(self.waits[place] && (*is_empty || self.waited > BUFFERED_MAX)) {
+                    self.waited += 1 + received.len();
+                    continue;
+                }
+                self.waited = 0;
+                spare.settle();
             }
+            let has_more = match receive_from(socket, &mut self.array, buffers, first_free, received) {
+                Ok((next_free, has_more)) => {
+                    (first_free, self.ready[place]) = (next_free, has_more);
+                    has_more
+                }
+                // The other sockets' datagrams count all the same, and come first.
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
+            };
+            *is_empty |= spare.is_none() && !has_more;
         }
+        self.turns.rotate_left(1);
         match failed {
             Some(error) if received.is_empty() => Err(error),
             _ => Ok(self.ready.contains(&true)),
@@ -259,12 +306,13 @@ impl<S: SendMany> UdpSender for LinuxSender<S> {
         let group = &*self.member.group;
         let mut cursor = Cursor { transmits, index: 0, offset: 0, manner: Manner::Full };
         cursor.skip_finished();
+        let lone = matches!(transmits, [transmit] if transmit.data.len() <= transmit.segment);
         let mut retries = 0;
         while let Some(transmit) = cursor.transmit() {
             let destination = destination_of(transmit).filter(|_| cursor.manner.has_source());
-            let spare = destination.and_then(|destination| self.connections.find(group, destination));
-            let Some(socket) = spare.map(|place| &group.spares[place]).or(self.member.family(transmit.to.is_ipv6()))
-            else {
+            let spare = destination.and_then(|destination| self.connections.find(group, destination, lone));
+            let pair = self.member.family(transmit.to.is_ipv6());
+            let Some(socket) = spare.map(|place| &group.spares[place].socket).or(pair) else {
                 cursor.lose_rest(sent);
                 continue;
             };
@@ -283,9 +331,7 @@ impl<S: SendMany> UdpSender for LinuxSender<S> {
                     let source = source_of(transmit).is_some();
                     match after_refusal(errno, cursor.manner, source, segments, spare.is_some()) {
                         Verdict::SegmentationOff => socket.disable_segmentation(),
-                        Verdict::EndConnection => {
-                            spare.into_iter().for_each(|place| self.connections.end(group, place))
-                        }
+                        Verdict::EndConnection => spare.into_iter().for_each(|place| self.connections.end(place)),
                         Verdict::Again(manner) => cursor.manner = manner,
                         Verdict::LoseMessage => cursor.lose_message(segmentation, sent),
                         Verdict::LoseRest => cursor.lose_rest(sent),
@@ -346,7 +392,7 @@ fn receive_from(
         }
         // All of them useless: their buffers are free again, and there may be more behind them.
         useless += taken;
-        if useless > USELESS_MAX {
+        if useless > BUFFERED_MAX {
             return Ok((first_free, true));
         }
     }

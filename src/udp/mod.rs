@@ -9,6 +9,7 @@ pub mod linux;
 pub mod lossy;
 pub mod memory;
 mod socket;
+mod spare;
 mod steering;
 
 use std::io;

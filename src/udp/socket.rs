@@ -37,10 +37,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
+use super::spare::Spare;
 use super::steering::{self, RECEIVERS_MAX};
-use crate::sys::socket::{Options, SocketOption, disconnect};
+use crate::sys::socket::{Options, SocketOption};
 
 /// Bytes of room asked for in each direction: what wireguard-go asks for. At 10 Gbit/s it holds about
 /// 5 ms, longer than a worker is ever away from its socket.
@@ -81,24 +82,6 @@ impl FamilySocket {
 
     pub(super) fn disable_segmentation(&self) {
         self.segmentation.store(false, Ordering::Relaxed);
-    }
-
-    /// Connects it to `to`. False, and it is as before, where datagrams to there would not leave from `source`.
-    pub(super) fn connect(&self, to: SocketAddr, source: IpAddr) -> io::Result<bool> {
-        let socket = SockRef::from(&self.fd);
-        let connected = socket.connect(&to.into()).and_then(|()| socket.local_addr());
-        let fits = connected.map(|local| local.as_socket().is_some_and(|local| local.ip() == source));
-        if !matches!(fits, Ok(true)) {
-            self.disconnect();
-        }
-        fits
-    }
-
-    /// Is connected to nobody from now on.
-    pub(super) fn disconnect(&self) {
-        if let Err(error) = disconnect(self.fd()) {
-            tracing::debug!(%error, "a socket stays connected");
-        }
     }
 
     /// Binds one; `shared`: as a member of a group.
@@ -212,7 +195,7 @@ pub(super) struct SocketGroup {
     /// One pair for each receiver.
     pub(super) pairs: Box<[SocketPair]>,
     /// Sockets of either family that may be connected, and receive nothing before; none where there are several pairs.
-    pub(super) spares: Box<[FamilySocket]>,
+    pub(super) spares: Box<[Spare]>,
     pub(super) port: u16,
     fwmark: AtomicU32,
     /// What holds strangers off a group.
@@ -248,7 +231,7 @@ impl SocketGroup {
             for (pair, member) in pairs.iter_mut().zip(&mut members) {
                 *(if address.is_ipv4() { &mut pair.v4 } else { &mut pair.v6 }) = Some(member);
             }
-            spares.extend(members);
+            spares.extend(members.map(Spare::new));
         }
         Ok(Self { pairs, spares: spares.into(), port, fwmark: AtomicU32::new(fwmark), _fences: fences.into() })
     }
@@ -261,7 +244,7 @@ impl SocketGroup {
 
     /// All of them that send or receive.
     pub(super) fn sockets(&self) -> impl Iterator<Item = &FamilySocket> + Clone {
-        self.pairs.iter().flat_map(SocketPair::sockets).chain(&self.spares)
+        self.pairs.iter().flat_map(SocketPair::sockets).chain(self.spares.iter().map(|spare| &spare.socket))
     }
 
     /// The mark of what is sent.

@@ -220,10 +220,12 @@ fn f_13_the_private_key_changes_under_traffic() {
 /// Something that happens while a worker reads from the interface.
 #[derive(Default)]
 struct Meanwhile {
-    /// What happens at which reading: the one that gives so many packets in all, or the next one.
-    happens: Mutex<VecDeque<(usize, At, Box<dyn FnOnce() + Send>)>>,
+    happens: Mutex<VecDeque<Event>>,
     packets: AtomicUsize,
 }
+
+/// What happens at which reading: the one that gives so many packets in all, or the next one.
+type Event = (usize, At, Box<dyn FnOnce() + Send>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
@@ -241,7 +243,7 @@ impl Hooks for Meanwhile {
         let before = self.packets.load(Ordering::SeqCst);
         let now = before + usize::from(packet.is_some());
         self.packets.store(now, Ordering::SeqCst);
-        let is_due = |(packets, at, _): &mut (usize, At, _)| match at {
+        let is_due = |(packets, at, _): &mut Event| match at {
             At::ThePacket => now > before && now == *packets,
             At::TheNextReading => before == *packets,
         };
