@@ -10,6 +10,13 @@ use std::sync::Arc;
 /// Bytes in one receive buffer: the most that one UDP_GRO receive or one TUN read can fill.
 pub const BUFFER_LEN: usize = 65_535;
 
+/// Bytes before a packet that was read, for what the system puts there: enough for the header of a TUN, and the packet
+/// begins at a multiple of 16.
+pub(crate) const READ_HEADROOM: usize = 16;
+
+/// Bytes that a TUN is read into: the longest packet, and what some systems put before it.
+pub const READ_BUFFER_LEN: usize = READ_HEADROOM + BUFFER_LEN;
+
 /// A run of bytes in one of a worker's [`Buffers`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PacketRef {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use super::lookup::Entry;
 use super::peer::{Endpoint, Peer};
-use crate::packet::{BUFFER_LEN, Buffers};
+use crate::packet::{BUFFER_LEN, Buffers, READ_BUFFER_LEN};
 use crate::proto::constants::PADDING_MULTIPLE;
 use crate::proto::crypto::Opening;
 use crate::proto::keypair::Keypair;
@@ -66,7 +66,7 @@ pub(crate) struct OutboundBatch {
 impl OutboundBatch {
     pub(crate) fn new() -> Self {
         Self {
-            read_buffer: vec![0; BUFFER_LEN].into(),
+            read_buffer: vec![0; READ_BUFFER_LEN].into(),
             bytes: vec![0; SEND_BUFFER_LEN].into(),
             filled: 0,
             open: None,

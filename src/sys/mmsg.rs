@@ -13,6 +13,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
+use socket2::SockRef;
+
 use super::cmsg::{CONTROL_LEN, Control, Inbound, Outbound};
 
 /// An array that the kernel is pointed at: it does not move, and no reference into it outlives a
@@ -239,6 +241,13 @@ pub(crate) struct Datagrams<'a> {
     pub(crate) data: &'a [u8],
 }
 
+impl Datagrams<'_> {
+    /// There is nothing to tell the kernel but the bytes.
+    fn is_plain(&self) -> bool {
+        self.to.is_none() && self.control.is_empty()
+    }
+}
+
 /// The arrays to send with.
 pub(crate) struct SendArray(Messages);
 
@@ -255,8 +264,16 @@ impl SendMany for SendArray {
         socket: BorrowedFd<'_>,
         datagrams: impl Iterator<Item = Datagrams<'a>>,
     ) -> io::Result<usize> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let mut datagrams = datagrams.take(self.0.count()).fuse();
+        let (first, second) = (datagrams.next(), datagrams.next());
+        if let (Some(only), None) = (&first, &second)
+            && only.is_plain()
+        {
+            return SockRef::from(&socket).send_with_flags(only.data, flags).map(|_| 1);
+        }
         let mut count = 0;
-        for (index, datagram) in datagrams.take(self.0.count()).enumerate() {
+        for (index, datagram) in first.into_iter().chain(second).chain(datagrams).enumerate() {
             let name = &mut self.0.names.items_mut()[index];
             let name_len = datagram.to.map_or(0, |to| name.write(to));
             let control = &mut self.0.controls.items_mut()[index];
@@ -273,7 +290,6 @@ impl SendMany for SendArray {
             return Ok(0);
         }
         let headers = self.0.headers.0.as_ptr().cast::<libc::mmsghdr>();
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY:
         // - `headers` has at least `count` items, each pointing at its own name, control buffer and
         //   vector in arrays that `self` owns, with lengths within them;

@@ -1,8 +1,9 @@
 //! A TUN interface of Linux.
 //!
 //! tun-rs sets it up; the data path then reads and writes the file descriptor itself, with the virtio header before each
-//! packet, because tun-rs copies and allocates for each packet of a super-packet. A read is one `readv` into a
-//! receive buffer; a write is one `writev` for each group that the [`Coalescer`] finds, payloads by reference.
+//! packet, because tun-rs copies and allocates for each packet of a super-packet. A read is one `read`, with
+//! room for the header before the packet; a write is one `writev` for each group that the [`Coalescer`] finds, payloads by
+//! reference, or one `write` of a copy for a short packet, which costs less than having the kernel look for two parts.
 //!
 //! With several queues each has a descriptor of its own. The kernel puts a flow's packets into the queue that a hash of
 //! its addresses and ports names; or, when packets of the flow were written in the other direction within the last
@@ -17,7 +18,7 @@
 //! | TUNSETVNETHDRSZ | any | no TUN: nobody knows where packets begin |
 //! | `writev` of several packets as one | EINVAL | the kernel does not like what was merged: each by itself; after [`REFUSED_MAX`] times nothing of the kind (TCP, UDP) is merged any more |
 //! | any other `writev` | any (EIO: the link is down; EAGAIN, ENOBUFS, ENOMEM: no room) | these packets are lost, and counted |
-//! | `readv` | EAGAIN | nothing is there |
+//! | `read` | EAGAIN | nothing is there |
 //! | | EINVAL | the kernel cannot say in a header what it had: that packet is lost, and counted; [`UNREADABLE_MAX`] times in a row the TUN is gone |
 //! | | any other (EBADFD, EIO) | the TUN is gone |
 //! | either | EINTR | again |
@@ -31,7 +32,7 @@
 use std::ffi::{c_int, c_uint};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ use std::sync::Arc;
 use super::link::LinkEvents;
 use super::offload::{Coalescer, GROUP_HEADER_MAX, GROUP_MAX, Group, SuperPacket, VNET_HEADER_LEN};
 use super::{Readiness, ReceiveError, Tun, TunEvents, TunQueue, TunReceiver, TunSender, Wake};
-use crate::packet::{Buffers, PacketRef};
+use crate::packet::{Buffers, PacketRef, READ_HEADROOM};
 use crate::sys;
 use crate::sys::interface::index_by_name;
 use crate::sys::tun::{DRIVER, Descriptor};
@@ -56,6 +57,9 @@ const QUEUE_FLAGS: c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUE
 /// Coalesced writes that may be refused, one after the other, before coalescing is given up: once may be the fault of
 /// one packet, always is the kernel's.
 const REFUSED_MAX: u32 = 8;
+
+/// Bytes of a packet that is copied behind its header instead of being written as a second part.
+const COPIED_MAX: usize = 512;
 
 /// Reads in a row that may find a packet which cannot be told of: each costs the kernel its packet, so after as many as
 /// a queue holds (500, unless somebody changed it) it is not the packets' fault.
@@ -340,11 +344,9 @@ impl<D: Descriptor + AsRawFd> TunReceiver for LinuxReceiver<D> {
     }
 
     fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<SuperPacket<'a>>, ReceiveError> {
-        let mut vnet = [0; VNET_HEADER_LEN];
         let header_len = if self.vnet { VNET_HEADER_LEN } else { 0 };
         let read = loop {
-            let parts = &mut [IoSliceMut::new(&mut vnet), IoSliceMut::new(buffer)];
-            match self.file.read(if self.vnet { parts } else { &mut parts[1..] }) {
+            match self.file.read(&mut buffer[READ_HEADROOM - header_len..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) && self.unreadable < UNREADABLE_MAX => {
@@ -356,8 +358,12 @@ impl<D: Descriptor + AsRawFd> TunReceiver for LinuxReceiver<D> {
             }
         };
         self.unreadable = 0;
-        let packet = &buffer[..read.saturating_sub(header_len)];
-        Ok(Some(if self.vnet { SuperPacket::parse(&vnet, packet)? } else { SuperPacket::plain(packet)? }))
+        let (headroom, packet) = buffer.split_at(READ_HEADROOM);
+        let packet = &packet[..read.saturating_sub(header_len)];
+        match headroom.last_chunk() {
+            Some(vnet) if self.vnet => Ok(Some(SuperPacket::parse(vnet, packet)?)),
+            _ => Ok(Some(SuperPacket::plain(packet)?)),
+        }
     }
 }
 
@@ -427,7 +433,17 @@ fn write_together(file: &impl Descriptor, group: &Group<'_>) -> io::Result<()> {
 
 /// Writes each packet of `group` by itself, and returns how many were refused.
 fn write_singly(file: &impl Descriptor, vnet: &[u8], group: &Group<'_>) -> usize {
-    group.packets().filter(|packet| write(file, &[IoSlice::new(vnet), IoSlice::new(packet)]).is_err()).count()
+    let mut copy = [0; VNET_HEADER_LEN + COPIED_MAX];
+    let mut write_one = |packet: &[u8]| {
+        if packet.len() > COPIED_MAX {
+            return write(file, &[IoSlice::new(vnet), IoSlice::new(packet)]);
+        }
+        let copy = &mut copy[..vnet.len() + packet.len()];
+        copy[..vnet.len()].copy_from_slice(vnet);
+        copy[vnet.len()..].copy_from_slice(packet);
+        write(file, &[IoSlice::new(copy)])
+    };
+    group.packets().filter(|packet| write_one(packet).is_err()).count()
 }
 
 fn write(file: &impl Descriptor, parts: &[IoSlice<'_>]) -> io::Result<()> {

@@ -107,7 +107,7 @@ pub trait TunReceiver: Send {
     fn readiness(&mut self, wake: Wake) -> Readiness;
 
     /// Reads one packet, or several that the system left in one, into `buffer` (at least
-    /// [`crate::packet::BUFFER_LEN`] bytes). `Ok(None)` when there is none now.
+    /// [`crate::packet::READ_BUFFER_LEN`] bytes). `Ok(None)` when there is none now.
     fn receive<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<SuperPacket<'a>>, ReceiveError>;
 }
 

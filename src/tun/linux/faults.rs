@@ -13,7 +13,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
 
 use super::*;
-use crate::packet::BUFFER_LEN;
+use crate::packet::{BUFFER_LEN, READ_BUFFER_LEN};
 use crate::tun::offload::tests::Shape;
 
 /// What the kernel says to a write: of how many packets, whether of TCP, and how many writes there were before.
@@ -53,15 +53,10 @@ fn error(errno: i32) -> io::Error {
 }
 
 impl Descriptor for FaultyTun {
-    fn read(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let bytes = self.reads.lock().unwrap().pop_front().unwrap_or(Err(libc::EAGAIN)).map_err(error)?;
-        let mut rest = &bytes[..];
-        for part in parts {
-            let (now, later) = rest.split_at(rest.len().min(part.len()));
-            part[..now.len()].copy_from_slice(now);
-            rest = later;
-        }
-        Ok(bytes.len() - rest.len())
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
     }
 
     fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
@@ -241,7 +236,7 @@ fn readable(packet: &[u8]) -> Result<Vec<u8>, i32> {
 fn a_read_that_fails_says_whether_to_go_on() {
     let tun = Arc::new(FaultyTun::new(|_, _, _| Ok(())));
     let mut receiver = LinuxReceiver::new(Arc::clone(&tun), true);
-    let mut buffer = vec![0; BUFFER_LEN];
+    let mut buffer = vec![0; READ_BUFFER_LEN];
     let mut read = |script: &[Result<Vec<u8>, i32>]| {
         tun.reads.lock().unwrap().extend(script.iter().cloned());
         receiver.receive(&mut buffer).map(|packet| packet.map(|packet| packet.bytes().to_vec()))
@@ -265,6 +260,19 @@ fn a_read_that_fails_says_whether_to_go_on() {
         assert!(matches!(read(&[Err(libc::EINVAL)]), Err(ReceiveError::Malformed)));
     }
     assert!(matches!(read(&[Err(libc::EINVAL)]), Err(ReceiveError::Gone(_))), "not for ever");
+}
+
+/// Packets that are copied behind their header, and longer ones that are not, are written as they are.
+#[test]
+fn a_packet_is_written_whole_whatever_its_length() {
+    let mut sender = LinuxSender::new(Arc::new(FaultyTun::new(|_, _, _| Ok(()))), true, true);
+    let lens = [1, COPIED_MAX - 29, COPIED_MAX - 28, COPIED_MAX - 27, 9000];
+    let packets: Vec<_> = lens.iter().map(|len| Shape::udp(true, *len).bytes()).collect();
+    for packet in &packets {
+        assert_eq!(send(&mut sender, std::slice::from_ref(packet)), 0);
+    }
+    assert_eq!(*sender.file.arrived.lock().unwrap(), packets);
+    assert!(packets.iter().any(|packet| packet.len() == COPIED_MAX));
 }
 
 /// F-04: what an old kernel lacks is done without, step by step.
