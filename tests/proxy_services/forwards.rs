@@ -201,9 +201,14 @@ fn answer(mut query: Vec<u8>) -> Vec<u8> {
 
 /// A server that answers over UDP and TCP, the former in the reverse order of every two queries.
 async fn server() -> SocketAddr {
-    let listener = TcpListener::bind(any()).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let socket = UdpSocket::bind(address).await.unwrap();
+    // A port that is free for TCP may be taken for UDP.
+    let (listener, address, socket) = loop {
+        let listener = TcpListener::bind(any()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        if let Ok(socket) = UdpSocket::bind(address).await {
+            break (listener, address, socket);
+        }
+    };
     tokio::spawn(async move {
         let mut buffer = [0; 600];
         loop {
