@@ -6,11 +6,11 @@
 pub(crate) use core::sync::atomic;
 
 #[cfg(feature = "device")]
+pub(crate) use crate::sys::poll::Waker;
+#[cfg(feature = "device")]
 pub(crate) use arc_swap::{ArcSwap, ArcSwapOption};
 #[cfg(feature = "device")]
 pub(crate) use crossbeam_queue::SegQueue;
-#[cfg(feature = "device")]
-pub(crate) use mio::Waker;
 #[cfg(feature = "device")]
 pub(crate) use std::sync::{Mutex, MutexGuard, RwLock};
 #[cfg(feature = "device")]

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam_queue::{ArrayQueue, SegQueue};
-use mio::{Poll, Waker};
 
 use super::config::{ApplyError, Configure, Snapshot, Update};
 use super::control::Control;
@@ -27,6 +26,7 @@ use crate::key::PublicKey;
 use crate::proto::constants::HANDSHAKE_QUEUE_MAX;
 use crate::proto::rejected::Rejected;
 use crate::sync::lock;
+use crate::sys::poll::Poll;
 use crate::sys::thread as sys_thread;
 use crate::tun::Tun;
 use crate::udp::Udp;
@@ -113,7 +113,7 @@ impl Builder {
         let threads = threads.unwrap_or_else(default_threads);
         let polls: Vec<_> = (0..threads).map(|_| Poll::new()).collect::<io::Result<_>>()?;
         let control_poll = Poll::new()?;
-        let signal = |poll: &Poll| io::Result::Ok(Signal::new(Waker::new(poll.registry(), WAKER)?));
+        let signal = |poll: &Poll| io::Result::Ok(Signal::new(poll.waker(WAKER)?));
         let mut queues = tun.queues(queues_for(threads))?;
         queues.truncate(threads);
         if queues.is_empty() {

@@ -20,14 +20,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use getrandom::SysRng;
-use mio::{Events, Poll, Token};
 use rand_core::UnwrapErr;
 use tracing::{debug, error};
 
 use super::builder::CloseReason;
 use super::peer::{Endpoint, Peer, Wish};
 use super::time::{now, now_both, to_sleep};
-use super::workers::{EVENTS_MAX, register};
+use super::workers::EVENTS_MAX;
 use super::{HandshakeDatagram, Shared};
 use crate::proto::constants::{UNDER_LOAD_AT, UNDER_LOAD_FOR};
 use crate::proto::cookie::CookieChecker;
@@ -38,7 +37,8 @@ use crate::proto::ratelimiter::RateLimiter;
 use crate::proto::rejected::Rejected;
 use crate::proto::time::{Instant, Now};
 use crate::proto::tunnel::{Tunnel, TunnelEvent};
-use crate::tun::{TunEvent, TunEvents, Wake};
+use crate::sys::poll::{Poll, Ready, Token, Trigger};
+use crate::tun::{Readiness, TunEvent, TunEvents, Wake};
 use crate::udp::{Sent, Transmit};
 
 const LINK: Token = Token(1);
@@ -87,8 +87,10 @@ impl Control {
     /// Runs until the device closes, and says why it did.
     pub(crate) fn run(mut self) -> io::Result<CloseReason> {
         let readiness = self.link.readiness(self.wake());
-        register(&self.poll, readiness, LINK)?;
-        let mut events = Events::with_capacity(EVENTS_MAX);
+        if let Readiness::Fd(fd) = readiness {
+            self.poll.add(fd, LINK, Trigger::Edge)?;
+        }
+        let mut ready = Ready::with_capacity(EVENTS_MAX);
         loop {
             self.shared.control.signal.acknowledge();
             if self.shared.closing.load(Ordering::Acquire) {
@@ -101,11 +103,7 @@ impl Control {
             let more = self.handle_handshakes();
             self.keep_appointments();
             let wait = if more { Some(Duration::ZERO) } else { self.next_appointment() };
-            if let Err(error) = self.poll.poll(&mut events, wait)
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                return Err(error);
-            }
+            self.poll.wait(&mut ready, wait)?;
         }
     }
 

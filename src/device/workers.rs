@@ -19,9 +19,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
-
 use super::Shared;
 use super::batch::{InboundBatch, OutboundBatch};
 use super::builder::CloseReason;
@@ -33,6 +30,7 @@ use super::spin::Spin;
 use super::stretch::Stretches;
 use super::time::{self, now};
 use crate::proto::time::Instant;
+use crate::sys::poll::{Poll, Ready, Token, Trigger};
 use crate::sys::thread;
 use crate::tun::{Readiness, TunQueue, Wake};
 
@@ -244,9 +242,11 @@ impl Worker {
         let signal = &crew.shared.workers[self.number];
         if let Some(lane) = crew.lanes.get(self.number) {
             let wake = crew.wake(self.number, |lane| &lane.outbound.ready);
-            register(&self.poll, lane.outbound.readiness(wake), TUN)?;
+            if let Readiness::Fd(fd) = lane.outbound.readiness(wake) {
+                self.poll.add(fd, TUN, Trigger::Level)?;
+            }
         }
-        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut ready = Ready::with_capacity(EVENTS_MAX);
         loop {
             signal.acknowledge();
             if crew.shared.closing.load(Ordering::Acquire) {
@@ -260,26 +260,23 @@ impl Worker {
             if self.number == 0 {
                 self.flush_wanted();
             }
-            self.work(signal, &mut events)?;
+            self.work(signal, &mut ready)?;
             self.stretches.end();
             let may_sleep = signal.may_sleep(|| crew.lanes.get(self.number).is_some_and(Lane::is_ready));
-            self.look(&mut events, (!may_sleep).then_some(Duration::ZERO))?;
+            self.look(&mut ready, (!may_sleep).then_some(Duration::ZERO))?;
             signal.awake();
         }
     }
 
     /// Works until there is nothing left to do, or it is signalled.
-    fn work(&mut self, signal: &Signal, events: &mut Events) -> Result<(), Stopped> {
+    fn work(&mut self, signal: &Signal, ready: &mut Ready) -> Result<(), Stopped> {
         let crew = self.crew.clone();
         let home = crew.lanes.get(self.number);
         let mut patient_until = None;
-        // When the last round ended, if nothing was done since that takes time.
-        let mut ended = None;
         while !signal.is_signalled() {
-            let now = ended.take().unwrap_or_else(now);
-            let mut round = Round::default();
+            let now = now();
+            let (mut round, mut end) = (Round::default(), now);
             if let Some(lane) = home {
-                let end;
                 (round, end) = run_round(&crew, self.number, lane, now)?;
                 // While a helper is at the entry nobody can tell.
                 if !round.busy && round.more != lane.backlog.load(Ordering::Relaxed) {
@@ -287,26 +284,26 @@ impl Worker {
                 }
                 if round.more {
                     // What the one direction brings must be seen while the other one never ends.
-                    self.look(events, Some(Duration::ZERO))?;
-                } else if round.worked {
-                    ended = Some(end);
+                    self.look(ready, Some(Duration::ZERO))?;
                 }
             }
-            if !round.worked {
-                round.worked = self.help(now)?;
-            }
+            let helped = !round.more && self.help(end)?;
             if round.useful {
                 self.spin.hit();
             }
-            if round.worked {
+            if round.worked || helped {
                 patient_until = None;
                 if self.is_in_the_way(now, round.more) {
                     return Ok(());
                 }
-            } else if round.busy {
+            }
+            if helped || round.more {
+                continue;
+            }
+            if round.busy {
                 hint::spin_loop();
             } else if home.is_some() {
-                if !self.spin(signal, events, now)? {
+                if !self.spin(signal, ready, end)? {
                     return Ok(());
                 }
             } else if now >= *patient_until.get_or_insert(now + HELP_PATIENCE) {
@@ -361,51 +358,49 @@ impl Worker {
     }
 
     /// Looks for work for a moment before the thread sleeps. True when there is some.
-    fn spin(&mut self, signal: &Signal, events: &mut Events, start: Instant) -> io::Result<bool> {
+    fn spin(&mut self, signal: &Signal, ready: &mut Ready, start: Instant) -> io::Result<bool> {
         let Some(until) = self.spin.until(start) else { return Ok(false) };
+        let mut left = start;
         loop {
             if signal.is_signalled() {
                 self.spin.hit();
                 return Ok(true);
             }
-            if self.look(events, Some(Duration::ZERO))? {
+            // Whoever the packet is for may be waiting for this very processor.
+            std::thread::yield_now();
+            let back = now();
+            self.spin.came_back(left, back);
+            if self.look(ready, Some(Duration::ZERO))? {
                 self.spin.met();
                 return Ok(true);
             }
-            let before = now();
-            if before >= until {
-                self.spin.missed(before);
+            if back >= until {
+                self.spin.missed(back);
                 return Ok(false);
             }
-            // Whoever the packet is for may be waiting for this very processor.
-            std::thread::yield_now();
-            self.spin.came_back(before, now());
+            left = back;
         }
     }
 
     /// Asks the system which sources have something, waiting for it as long as said. True when one has.
-    fn look(&mut self, events: &mut Events, wait: Option<Duration>) -> io::Result<bool> {
-        if let Err(error) = self.poll.poll(events, wait)
-            && error.kind() != io::ErrorKind::Interrupted
-        {
-            return Err(error);
-        }
+    fn look(&mut self, ready: &mut Ready, wait: Option<Duration>) -> io::Result<bool> {
+        self.poll.wait(ready, wait)?;
         let Some(lane) = self.crew.lanes.get(self.number) else { return Ok(false) };
-        for event in &*events {
-            match event.token() {
+        for token in ready.tokens() {
+            match token {
                 WAKER => {}
                 TUN => lane.outbound.ready.store(true, Ordering::SeqCst),
                 Token(udp) => lane.inbound.source_ready(udp - FIRST_UDP),
             }
         }
-        Ok(!events.is_empty())
+        Ok(!ready.is_empty())
     }
 
     /// Drops the old receiver and sender before it takes the new ones: their port may be wanted again.
     fn change_sockets(&mut self, lane: &Lane) -> io::Result<()> {
         for readiness in self.udp_fds.drain(..) {
             if let Readiness::Fd(fd) = readiness {
-                self.poll.registry().deregister(&mut SourceFd(&fd))?;
+                self.poll.remove(fd)?;
             }
         }
         let wake = self.crew.wake(self.number, |lane| &lane.inbound.ready);
@@ -415,7 +410,9 @@ impl Worker {
             lane.outbound.replace_sender(&self.crew, Some(queue.sender));
             self.udp_fds = lane.inbound.replace_receiver(queue.receiver, wake);
             for (source, &readiness) in self.udp_fds.iter().enumerate() {
-                register(&self.poll, readiness, Token(FIRST_UDP + source))?;
+                if let Readiness::Fd(fd) = readiness {
+                    self.poll.add(fd, Token(FIRST_UDP + source), Trigger::Level)?;
+                }
             }
         }
         Ok(())
@@ -443,12 +440,4 @@ fn run_round(crew: &Crew, worker: usize, lane: &Lane, start: Instant) -> Result<
     let quantum = inbound_end.since(start).max(QUANTUM);
     let end = round.take_turns(inbound_end, quantum, |now| lane.outbound.turn(crew, worker, &lane.inbound, now))?;
     Ok((round, end))
-}
-
-/// Registers a source that has a file descriptor, for edges; others wake the thread themselves.
-pub(crate) fn register(poll: &Poll, readiness: Readiness, token: Token) -> io::Result<()> {
-    match readiness {
-        Readiness::Fd(fd) => poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE),
-        Readiness::Wake => Ok(()),
-    }
 }

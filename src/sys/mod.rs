@@ -9,6 +9,7 @@ pub(crate) mod interface;
 pub(crate) mod local_time;
 pub(crate) mod mmsg;
 pub(crate) mod netlink;
+pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod seccomp;
 pub(crate) mod signal;

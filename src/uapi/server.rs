@@ -21,12 +21,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
-
 use super::conversation::converse;
 use super::socket::{Listener, Watch};
 use crate::device::config::Configure;
+use crate::sys::poll::{Poll, Ready, Token, Trigger, Waker};
 
 /// Connections served at once: far beyond what tools open, and little memory.
 pub const CONNECTIONS_MAX: usize = 128;
@@ -75,15 +73,15 @@ pub fn serve(
     ended: impl FnOnce(Ended) + Send + 'static,
 ) -> io::Result<Server> {
     let poll = Poll::new()?;
-    let waker = Waker::new(poll.registry(), WAKER)?;
-    poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)?;
+    let waker = poll.waker(WAKER)?;
+    poll.add(listener.as_raw_fd(), LISTENER, Trigger::Edge)?;
     // inotify instances are scarce (fs.inotify.max_user_instances); without one the device still works.
     let watch = listener.watch().unwrap_or_else(|error| {
         tracing::warn!(target: "uapi", %error, "cannot watch the socket: its removal will go unnoticed");
         None
     });
     if let Some(watch) = &watch {
-        poll.registry().register(&mut SourceFd(&watch.as_raw_fd()), WATCH, Interest::READABLE)?;
+        poll.add(watch.as_raw_fd(), WATCH, Trigger::Edge)?;
     }
     let shared = Arc::new(Shared {
         device,
@@ -212,14 +210,11 @@ impl Acceptor {
     }
 
     fn accept_until_stopped(&mut self) -> Result<(), Ended> {
-        let mut events = Events::with_capacity(4);
+        let mut ready = Ready::with_capacity(4);
         // The first round looks at what came before the watch and the poll were there.
         let mut pause = Some(Duration::ZERO);
         loop {
-            match self.poll.poll(&mut events, pause) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                result => result.map_err(Ended::Failed)?,
-            }
+            self.poll.wait(&mut ready, pause).map_err(Ended::Failed)?;
             if self.shared.stopping.load(Ordering::Acquire) {
                 return Ok(());
             }
