@@ -6,6 +6,8 @@
 //!
 //! - looking in vain is paid from an allowance, which grows by [`ALLOWANCE`] of the time that passes: however sparse
 //!   the traffic, no more than that of one processor is wasted;
+//! - where packet after packet came within the window, one that is late is waited for [`PATIENCE`] times as long: a tick of
+//!   the clock or a neighbour has held up whoever sends it, and to sleep then takes longer than to wait;
 //! - what strangers send is dealt with as it comes, and prolongs no window: nobody without a session makes it look;
 //! - after [`MISSES_MAX`] windows in a row in which nothing came, it is given up for [`PAUSE`];
 //! - so it is when others want the processor: a worker lets them go first while it looks, and one that gets it back only
@@ -22,6 +24,12 @@ pub(super) const WINDOW: Duration = Duration::from_micros(100);
 
 /// The longest window that can be asked for; beyond it a sleep costs less than the waiting.
 pub const WINDOW_MAX: Duration = Duration::from_millis(1);
+
+/// As many packets in a row that came within the window make a stream ...
+const STREAM: u32 = 32;
+
+/// ... whose next packet is waited for as many windows.
+const PATIENCE: u32 = 3;
 
 /// What may be wasted: one part in this many of one processor's time.
 const ALLOWANCE: u32 = 4;
@@ -55,6 +63,8 @@ pub(super) struct Spin {
     credited: Instant,
     /// When the window began that is open.
     began: Option<Instant>,
+    /// Packets in a row that came within it.
+    hits: u32,
     /// Windows in a row without a packet.
     misses: u32,
     /// Absences that nothing has made up for yet, each of [`AWAY_WEIGHT`].
@@ -67,7 +77,7 @@ impl Spin {
     pub(super) fn new(window: Duration) -> Self {
         let (never, none) = (Instant::default(), Duration::ZERO);
         let window = window.min(WINDOW_MAX);
-        Self { window, allowance: none, credited: never, began: None, misses: 0, away: 0, paused_until: never }
+        Self { window, allowance: none, credited: never, began: None, hits: 0, misses: 0, away: 0, paused_until: never }
     }
 
     /// Until when to look; `None` to sleep at once. A window that is open already goes on.
@@ -79,12 +89,14 @@ impl Spin {
         if self.began.is_none() && worth {
             self.began = Some(now);
         }
-        self.began.map(|began| began + self.window)
+        let patient = self.window * PATIENCE;
+        let window = if self.hits >= STREAM && self.allowance >= patient { patient } else { self.window };
+        self.began.map(|began| began + window)
     }
 
     /// Something came that was worth it.
     pub(super) fn hit(&mut self) {
-        self.began = None;
+        self.hits += u32::from(self.began.take().is_some() && self.hits < STREAM);
         self.misses = 0;
     }
 
@@ -109,6 +121,7 @@ impl Spin {
     pub(super) fn missed(&mut self, now: Instant) {
         let spent = self.began.take().map_or(Duration::ZERO, |began| now.since(began));
         self.allowance = self.allowance.saturating_sub(spent);
+        self.hits = 0;
         self.misses += 1;
         if self.misses >= MISSES_MAX {
             self.misses = 0;
@@ -207,6 +220,42 @@ mod tests {
         };
         assert!(given_up(20, 0) && given_up(100, AWAY_WEIGHT / 2));
         assert!(!given_up(7, 0) && !given_up(10_000, AWAY_WEIGHT));
+    }
+
+    /// What is late is waited for after a stream, and not otherwise; and streams that end waste no more than others.
+    #[test]
+    fn a_stream_is_waited_for() {
+        let mut spin = Spin::new(WINDOW);
+        let start = Instant::default() + SECOND;
+        let mut until = |now: Instant, hits: u32| {
+            for _ in 0..hits {
+                spin.until(now).expect("it is worth it");
+                spin.hit();
+            }
+            let until = spin.until(now).expect("it is worth it");
+            spin.missed(until);
+            until.since(now)
+        };
+        assert_eq!(until(start, STREAM - 1), WINDOW);
+        assert_eq!(until(start + SECOND, STREAM), WINDOW * PATIENCE);
+        assert_eq!(until(start + SECOND * 2, 0), WINDOW, "the stream is over");
+
+        let (mut now, mut wasted, mut patient) = (start, Duration::ZERO, 0);
+        let mut spin = Spin::new(WINDOW);
+        while now < start + SECOND {
+            for _ in 0..STREAM {
+                spin.until(now);
+                spin.hit();
+            }
+            if let Some(until) = spin.until(now) {
+                spin.missed(until);
+                wasted += until.since(now);
+                patient += u32::from(until.since(now) > WINDOW);
+            }
+            now = now + Duration::from_micros(400);
+        }
+        assert!(wasted <= SECOND / ALLOWANCE + WINDOW * SAVED_MAX, "{wasted:?}");
+        assert_ne!(patient, 0);
     }
 
     #[test]
