@@ -76,11 +76,82 @@ impl Buffers {
 /// Tells a worker that a source which has no file descriptor can be tried again.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
-/// How to learn that a source which said "would block" can be tried again.
+/// How to learn that a source has something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
-    /// It has become readable (edge-triggered).
+    /// This descriptor is readable then, and as long as there is something: what is left in the source is told of, too, so
+    /// one that keeps packets where the system does not see them wakes by itself.
     Fd(RawFd),
     /// The source calls the [`Wake`] that it was given.
     Wake,
+}
+
+/// Packets in a row that are taken without asking for more: so many of a flood are dealt with singly before it is noticed.
+const LONE_MAX: u32 = 8;
+
+/// Bytes of a packet that is worth dealing with singly; it is bulk that is longer.
+const LONE_LEN_MAX: usize = 2048;
+
+/// Whether packets come one by one from a source that tells as long as it has something.
+///
+/// Asking such a source whether there is another packet costs a system call, and that the next waiting tells costs nothing.
+/// So where the last packet came alone, the next one is taken, and the source is left.
+#[derive(Debug, Default)]
+pub(crate) struct Lone {
+    /// The last one came alone.
+    last: bool,
+    /// So many were taken since the source was asked for more.
+    in_a_row: u32,
+    /// Packets taken since it had no more.
+    count: usize,
+}
+
+impl Lone {
+    /// Whether the next packet is likely to come alone.
+    pub(crate) fn is_expected(&self) -> bool {
+        self.count == 0 && self.last && self.in_a_row < LONE_MAX
+    }
+
+    /// Whether to leave the source after the packet that was expected, of `len` bytes.
+    pub(crate) fn leaves(&mut self, len: usize) -> bool {
+        let leaves = len <= LONE_LEN_MAX;
+        self.in_a_row += u32::from(leaves);
+        leaves
+    }
+
+    /// The source gave `count` packets, and is asked for more.
+    pub(crate) fn took(&mut self, count: usize) {
+        self.count += count;
+    }
+
+    /// It has no more.
+    pub(crate) fn ended(&mut self) {
+        *self = Self { last: self.count <= 1, in_a_row: 0, count: 0 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_alone_is_expected_to_for_some_time() {
+        let mut lone = Lone::default();
+        assert!(!lone.is_expected(), "nothing is known yet");
+        for round in 0..3 {
+            lone.took(round % 2);
+            lone.ended();
+            for packet in 0..LONE_MAX {
+                assert!(lone.is_expected(), "packet {packet}");
+                assert!(!lone.leaves(LONE_LEN_MAX + 1), "it is bulk");
+                assert!(lone.leaves(LONE_LEN_MAX));
+            }
+            assert!(!lone.is_expected(), "a flood must be noticed");
+        }
+        lone.took(1);
+        assert!(!lone.is_expected(), "there may be more");
+        lone.took(1);
+        lone.ended();
+        assert!(!lone.is_expected());
+    }
 }

@@ -6,7 +6,7 @@ mod testbed;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use testbed::{Capture, Node, Outer, Pair, PairOptions, iperf, ping, ping_with, transfer, wait_until};
+use testbed::{Capture, Node, Outer, Pair, PairOptions, iperf, ping, ping_with, transfer, udp_socket, wait_until};
 
 /// Slow machines carry more than this; a tunnel that lives from retransmissions does not.
 const TCP_BITS_PER_SECOND_MIN: f64 = 20e6;
@@ -268,6 +268,40 @@ fn f_09_the_mtu_changes_under_traffic_without_loss() {
         }
         ping(&pair.left.ns, format!("-M do -s {} {}", mtu - 28, pair.right.inner_v4), 3);
         transfer(&pair.left.ns, &pair.right.ns, pair.right.inner_v4.into(), 1_000_000);
+    }
+}
+
+/// Where packets come alone each is taken alone. One that comes with another must not wait for the next, on any way.
+#[test]
+fn what_comes_together_after_lone_packets_arrives_together() {
+    privileged!("ping", "tcpdump");
+    let pair = Pair::new();
+    pair.ping_both_ways();
+    let address = pair.right.inner_v4.into();
+    let (from, to) = (udp_socket(&pair.left.ns, pair.left.inner_v4.into()), udp_socket(&pair.right.ns, address));
+    from.connect(to.local_addr().expect("it is bound")).expect("there is a route");
+    let mut received = [0; 8];
+    for number in 0..200_u64 {
+        // Mostly alone, sometimes two to four in one go: at first there for one daemon, then for the other.
+        let count = if number % 5 == 4 { 2 + number % 3 } else { 1 };
+        for daemon in [&pair.left.daemon, &pair.right.daemon] {
+            daemon.signal(libc::SIGSTOP);
+        }
+        for part in 0..count {
+            from.send(&(number * 8 + part).to_be_bytes()).expect("it is short");
+        }
+        for daemon in [&pair.left.daemon, &pair.right.daemon] {
+            daemon.signal(libc::SIGCONT);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        for part in 0..count {
+            let mut arrived = false;
+            wait_until(&format!("part {part} of {count} of {number} arrives"), Duration::from_secs(5), || {
+                arrived |= to.recv(&mut received).is_ok();
+                arrived
+            });
+            assert_eq!(u64::from_be_bytes(received), number * 8 + part);
+        }
     }
 }
 

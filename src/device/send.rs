@@ -35,7 +35,7 @@ use super::workers::{Crew, Turn};
 use super::{Routes, Shared};
 use crate::icmp;
 use crate::ip::Header;
-use crate::packet::{Buffers, PacketRef, Readiness, Wake};
+use crate::packet::{Buffers, Lone, PacketRef, Readiness, Wake};
 use crate::proto::messages::{DATA_HEADER_LEN, DATA_OVERHEAD, TAG_LEN, padded_len, write_data_header};
 use crate::proto::rejected::Rejected;
 use crate::proto::time::Instant;
@@ -64,10 +64,10 @@ pub(crate) struct Outbound {
 /// Where packets come in.
 struct Entry {
     receiver: Box<dyn TunReceiver>,
-    /// Packets read since the TUN last had no more.
-    count: usize,
-    /// The last packet came alone. So may the next one: it is sent before the TUN is asked for more.
-    alone: bool,
+    /// A packet that comes alone is sent before the TUN is asked for more.
+    lone: Lone,
+    /// Whoever waits for the TUN is told as long as it has something, so it need not be read to the end.
+    tells_rest: bool,
     next_ticket: Ticket,
     icmp_limiter: icmp::Limiter,
     icmp_buffer: Buffers,
@@ -86,8 +86,8 @@ impl Outbound {
     pub(crate) fn new(lane: usize, receiver: Box<dyn TunReceiver>, batches: usize) -> Self {
         let entry = Entry {
             receiver,
-            count: 0,
-            alone: false,
+            lone: Lone::default(),
+            tells_rest: false,
             next_ticket: 0,
             icmp_limiter: icmp::Limiter::default(),
             icmp_buffer: Buffers::new(1),
@@ -98,7 +98,10 @@ impl Outbound {
 
     /// How to learn that there is something to read.
     pub(crate) fn readiness(&self, wake: Wake) -> Readiness {
-        lock(&self.entry).receiver.readiness(wake)
+        let mut entry = lock(&self.entry);
+        let readiness = entry.receiver.readiness(wake);
+        entry.tells_rest = matches!(readiness, Readiness::Fd(_));
+        readiness
     }
 
     /// From now on datagrams leave by `sender`. The one before is gone when this returns.
@@ -164,16 +167,20 @@ impl Reading<'_> {
         let routes = crew.shared.routes.load();
         let mut read_buffer = std::mem::take(&mut self.batch.read_buffer);
         let mut outcome = Ok(true);
-        let reads_max = if self.entry.alone && self.entry.count == 0 { 1 } else { READS_PER_TURN };
+        let lone = self.entry.lone.is_expected();
+        let reads_max = if lone { 1 } else { READS_PER_TURN };
         for _ in 0..reads_max {
             match self.entry.receiver.receive(&mut read_buffer) {
                 Ok(Some(packet)) => {
-                    self.entry.count += 1;
                     self.route(&routes, &packet);
+                    if lone && self.entry.tells_rest && self.entry.lone.leaves(packet.bytes().len()) {
+                        outcome = Ok(false);
+                    } else {
+                        self.entry.lone.took(1);
+                    }
                 }
                 Ok(None) => {
-                    self.entry.alone = self.entry.count <= 1;
-                    self.entry.count = 0;
+                    self.entry.lone.ended();
                     outcome = Ok(false);
                     break;
                 }
@@ -368,42 +375,47 @@ impl Reading<'_> {
 impl Exit {
     // --- transmit ----------------------------------------------------------------------------
 
-    /// Hands over what is sealed, in the order of the counters, and stamps what went.
+    /// Hands over what is sealed, in the order of the counters.
     fn transmit(&mut self, crew: &Crew, mut batch: Lent<OutboundBatch>) {
         let now = batch.read_at;
-        for trains in batch.sealed.chunks(TRANSMITS) {
-            let mut sent = [Sent::default(); TRANSMITS];
-            let sent = &mut sent[..trains.len()];
-            if let Some(sender) = &mut self.sender {
-                let transmit = |train: &Train<Sealed>| Transmit {
-                    to: train.endpoint.address,
-                    source: train.endpoint.source,
-                    tos: train.ecn,
-                    segment: train.stride,
-                    data: &batch.bytes[train.place.clone()],
-                    offload: train.peer.takes_offload(now),
-                };
-                match trains {
-                    // Mostly there is one, and a list of many takes longer to fill than a short packet to seal.
-                    [train] => sender.send(&[transmit(train)], sent),
-                    [.., last] => {
-                        let all: [_; TRANSMITS] = std::array::from_fn(|i| transmit(trains.get(i).unwrap_or(last)));
-                        sender.send(&all[..trains.len()], sent);
-                    }
-                    [] => {}
-                }
-            } else {
-                for (train, sent) in trains.iter().zip(&mut *sent) {
-                    sent.refused = train.count;
-                }
-            }
-            for (train, sent) in trains.iter().zip(sent) {
-                stamp(&crew.shared, train, *sent, now, &mut self.rng);
+        // Mostly there is one, and a list of many takes longer to fill than a short packet to seal.
+        if batch.sealed.len() == 1 {
+            self.send::<1>(crew, &batch.sealed, &batch.bytes, now);
+        } else {
+            for trains in batch.sealed.chunks(TRANSMITS) {
+                self.send::<TRANSMITS>(crew, trains, &batch.bytes, now);
             }
         }
         batch.sealed.clear();
         batch.filled = 0;
         crew.outbound.give_back(batch);
+    }
+
+    /// Sends trains, one at least and `MOST` at most, whose packets lie in `bytes`, and stamps what went.
+    fn send<const MOST: usize>(&mut self, crew: &Crew, trains: &[Train<Sealed>], bytes: &[u8], now: Instant) {
+        let mut sent = [Sent::default(); MOST];
+        let sent = &mut sent[..trains.len()];
+        if let Some(sender) = &mut self.sender {
+            let transmits: [_; MOST] = std::array::from_fn(|index| {
+                let train = &trains[index.min(trains.len() - 1)];
+                Transmit {
+                    to: train.endpoint.address,
+                    source: train.endpoint.source,
+                    tos: train.ecn,
+                    segment: train.stride,
+                    data: &bytes[train.place.clone()],
+                    offload: train.peer.takes_offload(now),
+                }
+            });
+            sender.send(&transmits[..trains.len()], sent);
+        } else {
+            for (train, sent) in trains.iter().zip(&mut *sent) {
+                sent.refused = train.count;
+            }
+        }
+        for (train, sent) in trains.iter().zip(sent) {
+            stamp(&crew.shared, train, *sent, now, &mut self.rng);
+        }
     }
 }
 

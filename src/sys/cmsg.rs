@@ -86,11 +86,6 @@ pub(crate) struct Outbound {
 }
 
 impl Outbound {
-    /// The kernel is told nothing.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.local.is_none() && self.tos == 0 && self.segment.is_none()
-    }
-
     /// Writes the control messages for a receiver of the given family; returns their length.
     pub(crate) fn write(&self, control: &mut Control, ipv6: bool) -> usize {
         let mut writer = Writer { control: &mut control.0, len: 0 };

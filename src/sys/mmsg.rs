@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
-use socket2::SockRef;
+use rustix::net::SendFlags;
 
 use super::cmsg::{CONTROL_LEN, Control, Inbound, Outbound};
 
@@ -172,6 +172,9 @@ pub(crate) trait SendMany: Send {
     /// took, from the front on (0 only when there was none). An error concerns the first.
     fn send<'a>(&mut self, socket: BorrowedFd<'_>, datagrams: impl Iterator<Item = Datagrams<'a>>)
     -> io::Result<usize>;
+
+    /// Sends, without waiting, one datagram to whom `socket` is connected.
+    fn send_one(&mut self, socket: BorrowedFd<'_>, datagram: &[u8]) -> io::Result<()>;
 }
 
 /// The arrays to receive with.
@@ -241,13 +244,6 @@ pub(crate) struct Datagrams<'a> {
     pub(crate) data: &'a [u8],
 }
 
-impl Datagrams<'_> {
-    /// There is nothing to tell the kernel but the bytes.
-    fn is_plain(&self) -> bool {
-        self.to.is_none() && self.control.is_empty()
-    }
-}
-
 /// The arrays to send with.
 pub(crate) struct SendArray(Messages);
 
@@ -265,15 +261,8 @@ impl SendMany for SendArray {
         datagrams: impl Iterator<Item = Datagrams<'a>>,
     ) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        let mut datagrams = datagrams.take(self.0.count()).fuse();
-        let (first, second) = (datagrams.next(), datagrams.next());
-        if let (Some(only), None) = (&first, &second)
-            && only.is_plain()
-        {
-            return SockRef::from(&socket).send_with_flags(only.data, flags).map(|_| 1);
-        }
         let mut count = 0;
-        for (index, datagram) in first.into_iter().chain(second).chain(datagrams).enumerate() {
+        for (index, datagram) in datagrams.take(self.0.count()).enumerate() {
             let name = &mut self.0.names.items_mut()[index];
             let name_len = datagram.to.map_or(0, |to| name.write(to));
             let control = &mut self.0.controls.items_mut()[index];
@@ -297,6 +286,11 @@ impl SendMany for SendArray {
         //   this call, and sending only reads them.
         let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count as _, flags as _) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn send_one(&mut self, socket: BorrowedFd<'_>, datagram: &[u8]) -> io::Result<()> {
+        rustix::net::send(socket, datagram, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_int, c_short, c_uint};
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -42,16 +42,16 @@ pub(crate) trait Descriptor: Send + Sync {
 
 impl Descriptor for File {
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        Read::read(&mut &*self, buffer)
+        Ok(rustix::io::read(self, buffer)?)
     }
 
     fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         match parts {
             // The system takes less time to see that there is one.
-            [whole] => (&mut &*self).write(whole),
-            _ => (&mut &*self).write_vectored(parts),
-        }
-        .map(drop)
+            [whole] => rustix::io::write(self, whole),
+            _ => rustix::io::writev(self, parts),
+        }?;
+        Ok(())
     }
 
     fn set_offload(&self, offloads: c_uint) -> io::Result<()> {

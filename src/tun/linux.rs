@@ -373,6 +373,8 @@ struct LinuxSender<D = File> {
     file: Arc<D>,
     vnet: bool,
     coalescer: Coalescer,
+    /// Where a short packet is put together with its header.
+    copy: Box<[u8; VNET_HEADER_LEN + COPIED_MAX]>,
     /// Coalesced writes that were refused since one was not.
     tcp_refused: u32,
     udp_refused: u32,
@@ -380,7 +382,8 @@ struct LinuxSender<D = File> {
 
 impl<D> LinuxSender<D> {
     fn new(file: Arc<D>, vnet: bool, udp: bool) -> Self {
-        Self { file, vnet, coalescer: Coalescer::new(vnet, vnet && udp), tcp_refused: 0, udp_refused: 0 }
+        let (coalescer, copy) = (Coalescer::new(vnet, vnet && udp), Box::new([0; _]));
+        Self { file, vnet, coalescer, copy, tcp_refused: 0, udp_refused: 0 }
     }
 }
 
@@ -388,21 +391,21 @@ impl<D: Descriptor> TunSender for LinuxSender<D> {
     fn send(&mut self, buffers: &Buffers, packets: &[PacketRef]) -> usize {
         let mut refused = 0;
         let mut rest = packets;
-        let file = &*self.file;
+        let (file, copy) = (&*self.file, &mut *self.copy);
         while !rest.is_empty() {
             let taken = self.coalescer.coalesce(buffers, rest);
             for group in self.coalescer.groups(buffers, &rest[..taken]) {
                 if !self.vnet {
-                    refused += write_singly(file, &[], &group);
+                    refused += write_singly(file, &[], &group, copy);
                 } else if group.count() == 1 {
-                    refused += write_singly(file, &[0; VNET_HEADER_LEN], &group);
+                    refused += write_singly(file, &[0; VNET_HEADER_LEN], &group, copy);
                 } else {
                     let in_a_row = if group.is_tcp() { &mut self.tcp_refused } else { &mut self.udp_refused };
                     match write_together(file, &group) {
                         Ok(()) => *in_a_row = 0,
                         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                             *in_a_row += 1;
-                            refused += write_singly(file, &[0; VNET_HEADER_LEN], &group);
+                            refused += write_singly(file, &[0; VNET_HEADER_LEN], &group, copy);
                         }
                         Err(_) => refused += group.count(),
                     }
@@ -431,9 +434,13 @@ fn write_together(file: &impl Descriptor, group: &Group<'_>) -> io::Result<()> {
     write(file, &parts[..=group.count()])
 }
 
-/// Writes each packet of `group` by itself, and returns how many were refused.
-fn write_singly(file: &impl Descriptor, vnet: &[u8], group: &Group<'_>) -> usize {
-    let mut copy = [0; VNET_HEADER_LEN + COPIED_MAX];
+/// Writes each packet of `group` by itself, short ones by way of `copy`, and returns how many were refused.
+fn write_singly(
+    file: &impl Descriptor,
+    vnet: &[u8],
+    group: &Group<'_>,
+    copy: &mut [u8; VNET_HEADER_LEN + COPIED_MAX],
+) -> usize {
     let mut write_one = |packet: &[u8]| {
         if packet.len() > COPIED_MAX {
             return write(file, &[IoSlice::new(vnet), IoSlice::new(packet)]);

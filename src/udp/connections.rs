@@ -74,19 +74,29 @@ impl Connections {
     /// The place of the spare socket that is connected to `destination`, after connecting one if it is worth that.
     /// `lone`: one datagram is to be sent, and no more at the moment.
     pub(super) fn find(&mut self, group: &SocketGroup, destination: Destination, lone: bool) -> Option<usize> {
-        if self.connections.is_empty() {
-            return None;
+        if !lone {
+            (self.candidate, self.lead) = (None, 0);
+        }
+        if let Some(place) = self.connected(group, destination) {
+            return Some(place);
         }
         self.trains += 1;
         let wanted = (destination, group.fwmark());
-        let mut found = self.connections.iter().position(|connection| connection.destination == Some(wanted));
-        if !lone {
-            (self.candidate, self.lead) = (None, 0);
-        } else if found.is_none() && self.is_due(wanted) {
-            found = self.connect(group, wanted);
+        if self.connections.is_empty() || !lone || !self.is_due(wanted) {
+            return None;
         }
-        self.connections[found?].used = self.trains;
-        found
+        let place = self.connect(group, wanted)?;
+        self.connections[place].used = self.trains;
+        Some(place)
+    }
+
+    /// The place of the spare socket that is connected to `destination`, if there is one.
+    pub(super) fn connected(&mut self, group: &SocketGroup, destination: Destination) -> Option<usize> {
+        let wanted = Some((destination, group.fwmark()));
+        let place = self.connections.iter().position(|connection| connection.destination == wanted)?;
+        self.trains += 1;
+        self.connections[place].used = self.trains;
+        Some(place)
     }
 
     /// Nothing more is sent by the spare at `place`.

@@ -47,13 +47,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::connections::{Connections, Destination};
 use super::filter::Mac1Filter;
-use super::socket::{FamilySocket, SOCKET_BUFFER_LEN, SocketGroup};
+use super::socket::{FamilySocket, SOCKET_BUFFER_LEN, SPARES, SocketGroup};
 use super::spare::Spare;
 use super::{
     DATAGRAM_V4_MAX, DATAGRAM_V6_MAX, Readiness, Received, SEGMENTS_MAX, Sent, Source, Transmit, Udp, UdpReceiver,
     UdpSender, UdpSocket, Wake,
 };
-use crate::packet::Buffers;
+use crate::packet::{Buffers, Lone};
 use crate::sys::cmsg::Outbound;
 use crate::sys::mmsg::{Datagrams, ReceiveArray, ReceiveMany, SendArray, SendMany};
 use crate::sys::socket::Kernel;
@@ -176,6 +176,23 @@ impl Member {
         self.group.pairs[self.place].family(ipv6)
     }
 
+    /// The one at `place` of [`Self::sources`].
+    fn source(&self, place: usize) -> (&FamilySocket, Option<&Spare>) {
+        let mut pair = self.group.pairs[self.place].sockets();
+        match pair.nth(place) {
+            Some(socket) => (socket, None),
+            None => {
+                let spare = &self.group.spares[place - self.in_pair()];
+                (&spare.socket, Some(spare))
+            }
+        }
+    }
+
+    /// How many sockets its pair has.
+    fn in_pair(&self) -> usize {
+        self.group.pairs[self.place].sockets().count()
+    }
+
     /// What there is to receive from: the pair, and the spares that may be connected.
     fn sources(&self) -> impl Iterator<Item = (&FamilySocket, Option<&Spare>)> {
         let pair = self.group.pairs[self.place].sockets().map(|socket| (socket, None));
@@ -183,19 +200,29 @@ impl Member {
     }
 }
 
+/// Some of a receiver's sockets: a bit for each.
+type Places = u32;
+
+// A pair, and the spares of both families.
+const _: () = assert!(2 + 2 * SPARES <= Places::BITS as usize);
+
 /// Takes datagrams in, from its pair and from the spares.
 struct LinuxReceiver<R = ReceiveArray> {
     member: Member,
     array: R,
-    /// In which order the sockets are asked; the next time one later.
-    turns: Vec<usize>,
-    /// For each socket, whether it may have something: not once it has said that it would block. Where none
+    /// All sockets.
+    all: Places,
+    /// Those that may have something: not one that has said that it would block, or that gave a lone datagram. Where none
     /// may, whoever asks all the same knows something, and all are asked.
-    ready: Vec<bool>,
-    /// For each socket, whether it is a spare that has something and waits for the pair.
-    waits: Vec<bool>,
+    ready: Places,
+    /// Those that are spares, have something, and wait for the pair.
+    waits: Places,
+    /// Which is asked first; one later when there is more than was received.
+    first: u32,
     /// What was received since one began to wait, in messages and calls.
     waited: usize,
+    /// Where a datagram comes alone no more are asked for.
+    lone: Lone,
 }
 
 impl LinuxReceiver {
@@ -206,27 +233,45 @@ impl LinuxReceiver {
 
 impl<R> LinuxReceiver<R> {
     fn with(member: Member, array: R) -> Self {
-        let count = member.sources().count();
-        let (turns, ready, waits) = ((0..count).collect(), vec![true; count], vec![false; count]);
-        Self { member, array, turns, ready, waits, waited: 0 }
+        let all = member.sources().enumerate().fold(0, |all, (place, _)| all | 1 << place);
+        Self { member, array, all, ready: all, waits: 0, first: 0, waited: 0, lone: Lone::default() }
     }
 
-    /// Finds out which spares have to wait for the pair, and lets all others go first.
-    fn put_in_order(&mut self) {
-        for (place, (socket, spare)) in self.member.sources().enumerate() {
-            let Some(spare) = spare.filter(|spare| spare.is_pair_first()) else {
-                self.waits[place] = false;
+    /// Which of `places` is asked next: in turns, and those that wait after the others.
+    fn next_of(&self, places: Places) -> Option<usize> {
+        let go_first = places & !self.waits;
+        let places = if go_first != 0 { go_first } else { places };
+        let in_turn = places & !0 << self.first;
+        let places = if in_turn != 0 { in_turn } else { places };
+        (places != 0).then(|| places.trailing_zeros() as usize)
+    }
+
+    /// Finds out which spares have to wait for the pair. True where one has.
+    fn put_in_order(&mut self) -> bool {
+        let mut places = self.ready & !self.pair();
+        self.waits = 0;
+        while places != 0 {
+            let place = places.trailing_zeros();
+            places &= places - 1;
+            let (socket, Some(spare)) = self.member.source(place as usize) else { continue };
+            if !spare.is_pair_first() {
                 continue;
-            };
+            }
             // Once it has something, all that is to come before that is in the pair.
-            let waits = self.ready[place] && spare.has_something();
-            (self.ready[place], self.waits[place]) = (waits, waits);
-            if waits {
+            if spare.has_something() {
                 let pair = self.member.sources().position(|(first, _)| first.is_ipv6() == socket.is_ipv6());
-                self.ready[pair.expect("there is no spare without a pair")] = true;
+                self.ready |= 1 << pair.expect("there is no spare without a pair");
+                self.waits |= 1 << place;
+            } else {
+                self.ready &= !(1 << place);
             }
         }
-        self.turns.sort_by_key(|place| self.waits[*place]);
+        self.waits != 0
+    }
+
+    /// The sockets that are not spares.
+    fn pair(&self) -> Places {
+        (1 << self.member.in_pair()) - 1
     }
 }
 
@@ -236,51 +281,66 @@ impl<R: ReceiveMany> UdpReceiver for LinuxReceiver<R> {
     }
 
     fn ready(&mut self, source: usize) {
-        self.ready[source] = true;
+        self.ready |= 1 << source;
     }
 
     fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
         received.clear();
-        if !self.ready.contains(&true) {
-            self.ready.fill(true);
+        if self.ready == 0 {
+            self.ready = self.all;
         }
-        if self.member.group.spares.iter().any(Spare::is_pair_first) {
-            self.put_in_order();
-        }
+        let lone = !self.put_in_order() && self.lone.is_expected();
+        let most = if lone { 1 } else { RECEIVE_BATCH_MAX };
         let mut first_free = 0;
         let mut failed = None;
         // For each family, whether its pair was asked and has no more.
         let mut is_empty = [false; 2];
-        for &place in &self.turns {
-            let source = self.member.sources().nth(place).filter(|_| self.ready[place]);
-            let Some((socket, spare)) = source else { continue };
+        let mut left = false;
+        let mut places = self.ready;
+        while let Some(place) = self.next_of(places) {
+            places &= !(1 << place);
+            let (socket, spare) = self.member.source(place);
             let is_empty = &mut is_empty[usize::from(socket.is_ipv6())];
             if let Some(spare) = spare.filter(|spare| spare.is_pair_first()) {
                 // A flood on the pair holds a peer up once, by what the pair's buffer can hold.
-                if !(self.waits[place] && (*is_empty || self.waited > BUFFERED_MAX)) {
+                if self.waits & 1 << place == 0 || !(*is_empty || self.waited > BUFFERED_MAX) {
                     self.waited += 1 + received.len();
                     continue;
                 }
                 self.waited = 0;
                 spare.settle();
             }
-            let has_more = match receive_from(socket, &mut self.array, buffers, first_free, received) {
+            let before = received.len();
+            match receive_from(socket, &mut self.array, buffers, first_free, most, received) {
                 Ok((next_free, has_more)) => {
-                    (first_free, self.ready[place]) = (next_free, has_more);
-                    has_more
+                    first_free = next_free;
+                    *is_empty |= spare.is_none() && !has_more;
+                    let leaves = matches!(received[before..], [only] if lone && self.lone.leaves(only.len as usize));
+                    left |= leaves;
+                    if leaves || !has_more {
+                        self.ready &= !(1 << place);
+                    }
                 }
                 // The other sockets' datagrams count all the same, and come first.
                 Err(error) => {
                     failed = Some(error);
-                    false
+                    *is_empty |= spare.is_none();
                 }
-            };
-            *is_empty |= spare.is_none() && !has_more;
+            }
         }
-        self.turns.rotate_left(1);
+        let has_more = self.ready != 0;
+        if has_more {
+            self.first = (self.first + 1) % self.all.count_ones();
+        }
+        if !left {
+            self.lone.took(received.len());
+            if !has_more {
+                self.lone.ended();
+            }
+        }
         match failed {
             Some(error) if received.is_empty() => Err(error),
-            _ => Ok(self.ready.contains(&true)),
+            _ => Ok(has_more),
         }
     }
 }
@@ -299,10 +359,29 @@ impl<S> LinuxSender<S> {
     }
 }
 
+impl<S: SendMany> LinuxSender<S> {
+    /// Sends one datagram by a socket that is connected to its receiver, if there is nothing to tell the kernel but its
+    /// bytes. False if it was not sent.
+    fn send_plainly(&mut self, transmit: &Transmit<'_>) -> bool {
+        if transmit.data.len() > transmit.segment || transmit.tos != 0 {
+            return false;
+        }
+        let group = &*self.member.group;
+        let place = destination_of(transmit).and_then(|destination| self.connections.connected(group, destination));
+        place.is_some_and(|place| self.array.send_one(group.spares[place].socket.fd(), transmit.data).is_ok())
+    }
+}
+
 impl<S: SendMany> UdpSender for LinuxSender<S> {
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
         assert_eq!(transmits.len(), sent.len());
         sent.fill(Sent::default());
+        if let ([transmit], [sent]) = (transmits, &mut *sent)
+            && self.send_plainly(transmit)
+        {
+            sent.bytes = transmit.data.len();
+            return;
+        }
         let group = &*self.member.group;
         let mut cursor = Cursor { transmits, index: 0, offset: 0, manner: Manner::Full };
         cursor.skip_finished();
@@ -342,14 +421,15 @@ impl<S: SendMany> UdpSender for LinuxSender<S> {
     }
 }
 
-/// Receives from one socket into the buffers from `first_free` on; returns the first that is free
-/// afterwards, and whether the socket may have more: fewer messages than there was room for mean that it
+/// Receives `most` messages at a time from one socket into the buffers from `first_free` on; returns the first that is free
+/// afterwards, and whether the socket may have more: fewer messages than were asked for mean that it
 /// would have blocked.
 fn receive_from(
     socket: &FamilySocket,
     array: &mut impl ReceiveMany,
     buffers: &mut Buffers,
     first_free: usize,
+    most: usize,
     received: &mut Vec<Received>,
 ) -> io::Result<(usize, bool)> {
     let mut useless = 0;
@@ -357,7 +437,7 @@ fn receive_from(
     loop {
         let room = received.capacity() - received.len();
         let buffers = &mut buffers.all()[first_free..];
-        let count = buffers.len().min(room);
+        let count = buffers.len().min(room).min(most);
         if count == 0 {
             return Ok((first_free, true));
         }

@@ -132,8 +132,8 @@ pub trait UdpReceiver: Send {
     fn ready(&mut self, _source: usize) {}
 
     /// Receives into the front of as many of `buffers` as there is something for, one entry of
-    /// `received` (cleared first, never grown beyond its capacity) for each. False when there is nothing more
-    /// before a source becomes ready again. Errors that concern single datagrams (an ICMP error that came
+    /// `received` (cleared first, never grown beyond its capacity) for each. False when it need not be asked
+    /// before a source is ready again. Errors that concern single datagrams (an ICMP error that came
     /// back) are swallowed; what is returned concerns the socket.
     fn receive(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool>;
 }
