@@ -98,11 +98,12 @@
 //!
 //! | layer | may use |
 //! |---|---|
-//! | `key`, `ip`, `packet`, `sync`, `sys` | nothing of ours |
+//! | `key`, `ip`, `packet`, `sys` | nothing of ours |
+//! | `sync` | `sys` |
 //! | `proto` | `key`, `ip`, `sync` |
 //! | `icmp` | `ip` |
 //! | `tun`, `udp` | `packet`, `ip`, `sys` |
-//! | `device` | `proto`, `tun`, `udp`, `packet`, `icmp`, `ip`, `key`, `sync`, and of `sys`: clock, thread |
+//! | `device` | `proto`, `tun`, `udp`, `packet`, `icmp`, `ip`, `key`, `sync`, and of `sys`: clock, poll, thread |
 //! | `uapi` | `device::config`, `key`, `sys` |
 //! | `netstack` | `tun`, `packet`, `icmp`, `ip` |
 //! | `metrics` | `device`, `key`, `proto::rejected` |

@@ -4,7 +4,8 @@
 //! `recvmmsg` fills several buffers at once, and with UDP_GRO each may hold a run of equal-sized
 //! datagrams of one sender. The sockets take turns in being asked first, so a flood on one does not starve
 //! another; nor does one that fails. But a spare that was connected a moment ago waits for the pair
-//! ([`super::spare`]), which keeps the order of what its peer sends.
+//! ([`super::spare`]), which keeps the order of what its peer sends. Where datagrams come alone one is asked for, and the
+//! system tells whether there is another one ([`Lone`]).
 //!
 //! | what `recvmmsg` gives | meaning | next |
 //! |---|---|---|

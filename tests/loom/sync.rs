@@ -150,7 +150,7 @@ impl<T> SegQueue<T> {
     }
 }
 
-/// An eventfd in an epoll set, as mio's waker: whoever [sleeps](Self::sleep) returns once for all that came before.
+/// An eventfd in an epoll set: whoever [sleeps](Self::sleep) returns once for all that came before.
 #[derive(Clone)]
 pub(crate) struct Waker(Arc<(loom::sync::Mutex<bool>, Condvar)>);
 
