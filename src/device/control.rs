@@ -26,7 +26,7 @@ use tracing::{debug, error};
 use super::builder::CloseReason;
 use super::peer::{Endpoint, Peer, Wish};
 use super::time::{now, now_both, to_sleep};
-use super::workers::EVENTS_MAX;
+use super::workers::{EVENTS_MAX, register};
 use super::{HandshakeDatagram, Shared};
 use crate::proto::constants::{UNDER_LOAD_AT, UNDER_LOAD_FOR};
 use crate::proto::cookie::CookieChecker;
@@ -38,7 +38,7 @@ use crate::proto::rejected::Rejected;
 use crate::proto::time::{Instant, Now};
 use crate::proto::tunnel::{Tunnel, TunnelEvent};
 use crate::sys::poll::{Poll, Ready, Token, Trigger};
-use crate::tun::{Readiness, TunEvent, TunEvents, Wake};
+use crate::tun::{TunEvent, TunEvents, Wake};
 use crate::udp::{Sent, Transmit};
 
 const LINK: Token = Token(1);
@@ -87,9 +87,7 @@ impl Control {
     /// Runs until the device closes, and says why it did.
     pub(crate) fn run(mut self) -> io::Result<CloseReason> {
         let readiness = self.link.readiness(self.wake());
-        if let Readiness::Fd(fd) = readiness {
-            self.poll.add(fd, LINK, Trigger::Edge)?;
-        }
+        register(&self.poll, readiness, LINK, Trigger::Edge)?;
         let mut ready = Ready::with_capacity(EVENTS_MAX);
         loop {
             self.shared.control.signal.acknowledge();

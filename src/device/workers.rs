@@ -242,9 +242,7 @@ impl Worker {
         let signal = &crew.shared.workers[self.number];
         if let Some(lane) = crew.lanes.get(self.number) {
             let wake = crew.wake(self.number, |lane| &lane.outbound.ready);
-            if let Readiness::Fd(fd) = lane.outbound.readiness(wake) {
-                self.poll.add(fd, TUN, Trigger::Level)?;
-            }
+            register(&self.poll, lane.outbound.readiness(wake), TUN, Trigger::Level)?;
         }
         let mut ready = Ready::with_capacity(EVENTS_MAX);
         loop {
@@ -410,9 +408,7 @@ impl Worker {
             lane.outbound.replace_sender(&self.crew, Some(queue.sender));
             self.udp_fds = lane.inbound.replace_receiver(queue.receiver, wake);
             for (source, &readiness) in self.udp_fds.iter().enumerate() {
-                if let Readiness::Fd(fd) = readiness {
-                    self.poll.add(fd, Token(FIRST_UDP + source), Trigger::Level)?;
-                }
+                register(&self.poll, readiness, Token(FIRST_UDP + source), Trigger::Level)?;
             }
         }
         Ok(())
@@ -440,4 +436,12 @@ fn run_round(crew: &Crew, worker: usize, lane: &Lane, start: Instant) -> Result<
     let quantum = inbound_end.since(start).max(QUANTUM);
     let end = round.take_turns(inbound_end, quantum, |now| lane.outbound.turn(crew, worker, &lane.inbound, now))?;
     Ok((round, end))
+}
+
+/// Registers a source that has a file descriptor; others wake the thread themselves.
+pub(crate) fn register(poll: &Poll, readiness: Readiness, token: Token, trigger: Trigger) -> io::Result<()> {
+    match readiness {
+        Readiness::Fd(fd) => poll.add(fd, token, trigger),
+        Readiness::Wake => Ok(()),
+    }
 }

@@ -364,11 +364,9 @@ impl<S: SendMany> LinuxSender<S> {
     /// Sends one datagram by a socket that is connected to its receiver, if there is nothing to tell the kernel but its
     /// bytes. False if it was not sent.
     fn send_plainly(&mut self, transmit: &Transmit<'_>) -> bool {
-        if transmit.data.len() > transmit.segment || transmit.tos != 0 {
-            return false;
-        }
         let group = &*self.member.group;
-        let place = destination_of(transmit).and_then(|destination| self.connections.connected(group, destination));
+        let destination = destination_of(transmit).filter(|_| transmit.tos == 0);
+        let place = destination.and_then(|destination| self.connections.connected(group, destination));
         place.is_some_and(|place| self.array.send_one(group.spares[place].socket.fd(), transmit.data).is_ok())
     }
 }
@@ -377,16 +375,14 @@ impl<S: SendMany> UdpSender for LinuxSender<S> {
     fn send(&mut self, transmits: &[Transmit<'_>], sent: &mut [Sent]) {
         assert_eq!(transmits.len(), sent.len());
         sent.fill(Sent::default());
-        if let ([transmit], [sent]) = (transmits, &mut *sent)
-            && self.send_plainly(transmit)
-        {
-            sent.bytes = transmit.data.len();
+        let lone = matches!(transmits, [transmit] if transmit.data.len() <= transmit.segment);
+        if lone && self.send_plainly(&transmits[0]) {
+            sent[0].bytes = transmits[0].data.len();
             return;
         }
         let group = &*self.member.group;
         let mut cursor = Cursor { transmits, index: 0, offset: 0, manner: Manner::Full };
         cursor.skip_finished();
-        let lone = matches!(transmits, [transmit] if transmit.data.len() <= transmit.segment);
         let mut retries = 0;
         while let Some(transmit) = cursor.transmit() {
             let destination = destination_of(transmit).filter(|_| cursor.manner.has_source());
