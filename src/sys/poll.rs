@@ -63,10 +63,13 @@ impl Poll {
     /// Waits until a source is ready, for `timeout` at most (rounded up to milliseconds) or without end, and replaces what is
     /// in `ready`. A signal ends the waiting, too, with none.
     pub(crate) fn wait(&self, ready: &mut Ready, timeout: Option<Duration>) -> io::Result<()> {
-        // What is longer than the system can count is waited for in pieces.
-        let millis = |timeout: Duration| timeout.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i64;
         let timeout = timeout.map(|timeout| {
-            let millis = millis(timeout);
+            let millis = timeout
+                .as_secs()
+                .saturating_mul(1000)
+                .saturating_add(timeout.subsec_nanos().div_ceil(1_000_000).into());
+            // What is longer than the system can count is waited for in pieces.
+            let millis = millis.min(i32::MAX as u64) as i64;
             Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 }
         });
         ready.0.clear();
