@@ -1,8 +1,8 @@
 //! In-order release of what several threads finish in any order.
 //!
 //! Whoever takes work from a queue draws a ticket with it, under the queue's lock, so that tickets are in the order of
-//! the queue. Whoever finishes work puts it at its ticket's place; and whoever finds the head there releases it and all
-//! that follows without a gap. There is no thread for it, and nobody waits: work that is finished early is left for the
+//! the queue. Whoever finishes work whose turn it is releases it, and others put theirs at its ticket's place; whoever finds the
+//! head there releases it and all that follows without a gap. There is no thread for it, and nobody waits: work that is finished early is left for the
 //! one who finishes what is before it.
 //!
 //! # Why nothing is left behind
@@ -27,17 +27,24 @@ pub(crate) struct Ordered<T, E> {
 }
 
 impl<T, E> Ordered<T, E> {
-    /// Room for `places` tickets that are not released yet; there must never be more.
+    /// Room for `places` tickets at least that are not released yet; there must never be more.
     pub(crate) fn new(places: usize, exit: E) -> Self {
-        let places = (0..places).map(|_| Mutex::new(None)).collect();
+        let places = (0..places.next_power_of_two()).map(|_| Mutex::new(None)).collect();
         Self { places, head: AtomicU64::new(0), exit: Mutex::new(exit) }
     }
 
-    /// Puts what `ticket` was drawn for in its place, and releases what is next in line, unless another thread is at
-    /// it. Every ticket must come here once, or nothing after it is ever released.
-    pub(crate) fn finish(&self, ticket: Ticket, item: T, release: impl FnMut(&mut E, T)) {
-        let before = lock(self.place(ticket)).replace(item);
-        debug_assert!(before.is_none(), "there are more tickets than places");
+    /// Releases what `ticket` was drawn for and what follows it, if it is its turn and no other thread is at the exit; puts it
+    /// in its place if not. Every ticket must come here once, or nothing after it is ever released.
+    pub(crate) fn finish(&self, ticket: Ticket, item: T, mut release: impl FnMut(&mut E, T)) {
+        // While its ticket is the head nobody else moves that.
+        let exit = if self.head.load(Ordering::Acquire) == ticket { try_lock(&self.exit) } else { None };
+        if let Some(mut exit) = exit {
+            release(&mut exit, item);
+            self.head.store(ticket + 1, Ordering::Release);
+        } else {
+            let before = lock(self.place(ticket)).replace(item);
+            debug_assert!(before.is_none(), "there are more tickets than places");
+        }
         self.release_next(release);
     }
 
@@ -61,7 +68,8 @@ impl<T, E> Ordered<T, E> {
     }
 
     fn place(&self, ticket: Ticket) -> &Mutex<Option<T>> {
-        &self.places[(ticket % self.places.len() as u64) as usize]
+        // There is a power of two of them.
+        &self.places[ticket as usize & (self.places.len() - 1)]
     }
 }
 

@@ -89,7 +89,9 @@ fn a_place_is_used_again() {
                 },
             );
         });
-        finish(1);
+        let early = finish.clone();
+        let early = thread::spawn(move || early(1));
+        early.join().expect("it does not panic");
         changer.join().expect("it does not panic");
         if !worker.join().expect("it does not panic") {
             finish(2);
