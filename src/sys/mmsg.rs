@@ -1,4 +1,4 @@
-//! Many datagrams in one system call: `recvmmsg` and `sendmmsg` over arrays that are made once.
+//! Many datagrams in one system call: `recvmmsg` and `sendmmsg` over arrays that are made once; `recvmsg` and `send` for one.
 //!
 //! The arrays point at each other (a header at its name, its control buffer and its one vector), so
 //! they live behind raw pointers and never move. What is set for each call is only what the kernel
@@ -202,17 +202,29 @@ impl ReceiveMany for ReceiveArray {
             vector.iov_len = buffer.len();
             vector.iov_base = buffer.as_mut_ptr().cast();
         }
-        let headers = self.messages.headers.0.as_ptr().cast::<libc::mmsghdr>();
-        // SAFETY:
-        // - `headers` has at least `count` items, each pointing at its own name, control buffer and
-        //   vector in arrays that `self` owns, with their true lengths set;
-        // - the first `count` vectors were just pointed at `count` different buffers that are
-        //   borrowed mutably for this call;
-        // - no timeout is given.
-        let received = unsafe {
-            libc::recvmmsg(socket.as_raw_fd(), headers, count as _, libc::MSG_DONTWAIT as _, ptr::null_mut())
+        let received = if count == 1 {
+            let first = self.messages.headers.at(0);
+            // SAFETY: a mmsghdr begins with its msghdr; this one points at its own name, control buffer and vector in arrays that `self` owns, with their true
+            // lengths set, and the vector was just pointed at a buffer that is borrowed mutably for this call.
+            let len = unsafe { libc::recvmsg(socket.as_raw_fd(), first.cast(), libc::MSG_DONTWAIT) };
+            u32::try_from(len).map(|len| {
+                self.messages.headers.items_mut()[0].msg_len = len;
+                1
+            })
+        } else {
+            let headers = self.messages.headers.0.as_ptr().cast::<libc::mmsghdr>();
+            // SAFETY:
+            // - `headers` has at least `count` items, each pointing at its own name, control buffer and
+            //   vector in arrays that `self` owns, with their true lengths set;
+            // - the first `count` vectors were just pointed at `count` different buffers that are
+            //   borrowed mutably for this call;
+            // - no timeout is given.
+            let received = unsafe {
+                libc::recvmmsg(socket.as_raw_fd(), headers, count as _, libc::MSG_DONTWAIT as _, ptr::null_mut())
+            };
+            usize::try_from(received)
         };
-        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error());
+        let received = received.map_err(|_| io::Error::last_os_error());
         // Even a call that failed may have touched the first.
         self.used = *received.as_ref().unwrap_or(&1);
         received

@@ -276,6 +276,26 @@ impl<R> LinuxReceiver<R> {
     }
 }
 
+impl<R: ReceiveMany> LinuxReceiver<R> {
+    /// Receives one datagram from the only socket that may have any.
+    fn receive_lone(&mut self, buffers: &mut Buffers, received: &mut Vec<Received>) -> io::Result<bool> {
+        let (socket, _) = self.member.source(self.ready.trailing_zeros() as usize);
+        let (_, mut has_more) = receive_from(socket, &mut self.array, buffers, 0, 1, received)?;
+        if matches!(received[..], [only] if self.lone.leaves(only.len as usize)) {
+            has_more = false;
+        } else {
+            self.lone.took(received.len());
+            if !has_more {
+                self.lone.ended();
+            }
+        }
+        if !has_more {
+            self.ready = 0;
+        }
+        Ok(has_more)
+    }
+}
+
 impl<R: ReceiveMany> UdpReceiver for LinuxReceiver<R> {
     fn readiness(&mut self, _wake: Wake) -> Vec<Readiness> {
         self.member.sources().map(|(socket, _)| Readiness::Fd(socket.fd().as_raw_fd())).collect()
@@ -291,6 +311,9 @@ impl<R: ReceiveMany> UdpReceiver for LinuxReceiver<R> {
             self.ready = self.all;
         }
         let lone = !self.put_in_order() && self.lone.is_expected();
+        if lone && self.ready.is_power_of_two() {
+            return self.receive_lone(buffers, received);
+        }
         let most = if lone { 1 } else { RECEIVE_BATCH_MAX };
         let mut first_free = 0;
         let mut failed = None;
