@@ -26,7 +26,6 @@ use tracing::{debug, error};
 use super::builder::CloseReason;
 use super::peer::{Endpoint, Peer, Wish};
 use super::time::{now, now_both, to_sleep};
-use super::workers::{EVENTS_MAX, register};
 use super::{HandshakeDatagram, Shared};
 use crate::proto::constants::{UNDER_LOAD_AT, UNDER_LOAD_FOR};
 use crate::proto::cookie::CookieChecker;
@@ -38,7 +37,7 @@ use crate::proto::rejected::Rejected;
 use crate::proto::time::{Instant, Now};
 use crate::proto::tunnel::{Tunnel, TunnelEvent};
 use crate::sys::poll::{Poll, Ready, Token, Trigger};
-use crate::tun::{TunEvent, TunEvents, Wake};
+use crate::tun::{Readiness, TunEvent, TunEvents, Wake};
 use crate::udp::{Sent, Transmit};
 
 const LINK: Token = Token(1);
@@ -47,6 +46,8 @@ const LINK: Token = Token(1);
 const HANDSHAKE_TOS: u8 = 0x88;
 /// Handshake messages handled before the thread turns to timers and wishes again.
 const HANDSHAKES_PER_TURN: usize = 64;
+/// What it waits for: the link, and being signalled.
+const SOURCES: usize = 2;
 /// A port that was taken when the link came up is tried again after this.
 const BIND_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The thread's state.
@@ -86,9 +87,10 @@ impl Control {
 
     /// Runs until the device closes, and says why it did.
     pub(crate) fn run(mut self) -> io::Result<CloseReason> {
-        let readiness = self.link.readiness(self.wake());
-        register(&self.poll, readiness, LINK, Trigger::Edge)?;
-        let mut ready = Ready::with_capacity(EVENTS_MAX);
+        if let Readiness::Fd(fd) = self.link.readiness(self.wake()) {
+            self.poll.add(fd, LINK, Trigger::Edge)?;
+        }
+        let mut ready = Ready::with_capacity(SOURCES);
         loop {
             self.shared.control.signal.acknowledge();
             if self.shared.closing.load(Ordering::Acquire) {

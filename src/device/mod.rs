@@ -46,6 +46,7 @@ mod spin;
 mod stats;
 mod stretch;
 mod time;
+mod watch;
 mod workers;
 
 pub use builder::{Builder, CloseReason, Device, THREADS_MAX, default_threads, queues_for};

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::batch::{InboundBatch, Run};
-use super::lookup::{Entry as IndexEntry, Session};
+use super::lookup::Session;
 use super::ordered::{Ordered, Ticket};
 use super::peer::{Endpoint, Peer, Wish};
 use super::pool::Lent;
@@ -116,19 +116,18 @@ impl Inbound {
         if more {
             self.ready.store(true, Ordering::SeqCst);
         }
-        let mut useful = false;
         if batch.received.is_empty() {
             crew.inbound.give_back(batch);
-        } else {
-            let ticket = entry.next_ticket;
-            entry.next_ticket += 1;
-            drop(entry);
-            batch.received_at = now;
-            sort(&crew.shared, &mut batch);
-            open(&mut batch);
-            useful = batch.openings.iter().any(|opening| opening.ok);
-            self.ordered.finish(ticket, batch, |exit, batch| exit.deliver(crew, batch));
+            return if more { Turn::Worked { more, useful: false } } else { Turn::Nothing };
         }
+        let ticket = entry.next_ticket;
+        entry.next_ticket += 1;
+        drop(entry);
+        batch.received_at = now;
+        sort(&crew.shared, &mut batch);
+        open(&mut batch);
+        let useful = batch.openings.iter().any(|opening| opening.ok);
+        self.ordered.finish(ticket, batch, |exit, batch| exit.deliver(crew, batch));
         Turn::Worked { more, useful }
     }
 }
@@ -140,7 +139,7 @@ fn sort(shared: &Shared, batch: &mut InboundBatch) {
     batch.openings.clear();
     batch.runs.clear();
     let now = batch.received_at;
-    let mut sorting = Sorting { shared, openings: &mut batch.openings, runs: &mut batch.runs, last: None, now };
+    let mut sorting = Sorting { shared, openings: &mut batch.openings, runs: &mut batch.runs, now };
     for received in &batch.received {
         let bytes = batch.buffers.get(PacketRef { buffer: received.buffer, start: 0, len: received.len });
         if is_routing_loop(shared, received) {
@@ -166,8 +165,6 @@ struct Sorting<'a> {
     shared: &'a Shared,
     openings: &'a mut Vec<Opening>,
     runs: &'a mut Vec<Run>,
-    /// Whom the last run of this batch belonged to; the next one mostly does too.
-    last: Option<Arc<IndexEntry>>,
     now: Instant,
 }
 
@@ -196,14 +193,17 @@ impl Sorting<'_> {
     /// Finds whose the openings from `first` on are; those that are nobody's are dropped.
     fn finish_run(&mut self, received: &Received, index: Option<u32>, first: usize) {
         let Some(index) = index else { return };
-        if self.last.as_ref().is_none_or(|entry| entry.index() != index) {
-            self.last = self.shared.indices.get(index);
-        }
-        let session = self.last.as_ref().and_then(|entry| entry.session.as_ref()).ok_or(Rejected::UnknownIndex);
-        match session.and_then(|session| session.keypair.may_receive(self.now)) {
+        // The next run mostly belongs to whom the last one did.
+        let last = self.runs.last().map(|run| &run.entry).filter(|entry| entry.index() == index);
+        let entry = last.cloned().or_else(|| self.shared.indices.get(index));
+        let usable = match entry.as_ref().and_then(|entry| entry.session.as_ref()) {
+            Some(session) => session.keypair.may_receive(self.now),
+            None => Err(Rejected::UnknownIndex),
+        };
+        match usable {
             Ok(()) => {
                 let openings = first..self.openings.len();
-                self.runs.extend(self.last.clone().map(|entry| Run { entry, received: *received, openings }));
+                self.runs.extend(entry.map(|entry| Run { entry, received: *received, openings }));
             }
             Err(reason) => {
                 self.shared.drops.count(reason, (self.openings.len() - first) as u64);

@@ -17,7 +17,6 @@
 //! This file never locks a tunnel, never allocates on the way of a packet that has a session, and
 //! never uses a counter twice: a train that fails after `number` is dropped.
 
-use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -119,17 +118,13 @@ impl Outbound {
         // Before the reading: what the system says from here on counts.
         self.ready.store(false, Ordering::SeqCst);
         let mut reading = Reading { outbound: self, crew, worker, inbound, entry, batch, now };
-        let outcome = match reading.read() {
-            Ok(true) => {
-                // Others may read while this batch is sealed.
-                self.ready.store(true, Ordering::SeqCst);
-                Turn::Worked { more: true, useful: true }
-            }
-            Ok(false) => Turn::Worked { more: false, useful: true },
-            Err(error) => Turn::Gone(error),
-        };
+        let turn = reading.read();
+        if matches!(turn, Turn::Worked { more: true, .. }) {
+            // Others may read while this batch is sealed.
+            self.ready.store(true, Ordering::SeqCst);
+        }
         reading.finish();
-        outcome
+        turn
     }
 
     /// Sends what is staged for a peer in this lane, if it has a session by now; asks for one if not.
@@ -160,42 +155,45 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads until a batch is full or the budget used up. False when the TUN has no more for now; an error when it is
-    /// gone.
-    fn read(&mut self) -> io::Result<bool> {
+    /// Reads until a batch is full or the budget used up, or the TUN has no more for now.
+    fn read(&mut self) -> Turn {
         let crew = self.crew;
         let routes = crew.shared.routes.load();
         let mut read_buffer = std::mem::take(&mut self.batch.read_buffer);
-        let mut outcome = Ok(true);
+        let mut turn = Turn::Nothing;
         let lone = self.entry.lone.is_expected();
         let reads_max = if lone { 1 } else { READS_PER_TURN };
         for _ in 0..reads_max {
+            let mut more = true;
             match self.entry.receiver.receive(&mut read_buffer) {
                 Ok(Some(packet)) => {
                     self.route(&routes, &packet);
                     if lone && self.entry.tells_rest && self.entry.lone.leaves(packet.bytes().len()) {
-                        outcome = Ok(false);
+                        more = false;
                     } else {
                         self.entry.lone.took(1);
                     }
                 }
                 Ok(None) => {
                     self.entry.lone.ended();
-                    outcome = Ok(false);
+                    if let Turn::Worked { more, .. } = &mut turn {
+                        *more = false;
+                    }
                     break;
                 }
                 Err(ReceiveError::Malformed) => crew.shared.drops.count(Rejected::MalformedOutbound, 1),
                 Err(ReceiveError::Gone(error)) => {
-                    outcome = Err(error);
+                    turn = Turn::Gone(error);
                     break;
                 }
             }
+            turn = Turn::Worked { more, useful: true };
             if self.batch.filled >= TRANSMIT_AT {
                 break;
             }
         }
         self.batch.read_buffer = read_buffer;
-        outcome
+        turn
     }
 
     // --- route -------------------------------------------------------------------------------

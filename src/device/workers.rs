@@ -15,6 +15,7 @@
 
 use std::hint;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,24 +30,17 @@ use super::signal::Signal;
 use super::spin::Spin;
 use super::stretch::Stretches;
 use super::time::{self, now};
+use super::watch::{Source, Watch};
 use crate::proto::time::Instant;
-use crate::sys::poll::{Poll, Ready, Token, Trigger};
+use crate::sys::poll::Poll;
 use crate::sys::thread;
-use crate::tun::{Readiness, TunQueue, Wake};
-
-/// The thread was signalled.
-pub(crate) const WAKER: Token = Token(0);
-const TUN: Token = Token(1);
-/// The sockets' first token; each has its own.
-const FIRST_UDP: usize = 2;
+use crate::tun::{TunQueue, Wake};
 
 /// Peers flushed before the worker turns to packets again.
 const FLUSHES_PER_TURN: usize = 64;
 /// For how long a direction that has more is served before the other one is looked at. Shorter costs throughput, as the
 /// acknowledgements of bulk traffic come in smaller batches; longer adds to the latency of what comes the other way.
 const QUANTUM: Duration = Duration::from_micros(200);
-/// Events taken from one poll; there are never more sources than this.
-pub(crate) const EVENTS_MAX: usize = 8;
 
 /// Stretches in a row in which a helper has company before it concludes that there is no processor to spare: the system
 /// may take some time to find it one.
@@ -70,6 +64,14 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
+    /// This source has something.
+    fn may_have(&self, source: Source) {
+        match source {
+            Source::Tun => self.outbound.ready.store(true, Ordering::SeqCst),
+            Source::Socket(place) => self.inbound.source_ready(place),
+        }
+    }
+
     fn is_ready(&self) -> bool {
         self.outbound.ready.load(Ordering::SeqCst) || self.inbound.ready.load(Ordering::SeqCst)
     }
@@ -90,7 +92,7 @@ pub(crate) struct Crew {
 
 /// What came of a turn at a queue.
 pub(crate) enum Turn {
-    /// There was nothing, as was known before.
+    /// There was nothing.
     Nothing,
     /// Others are at it.
     Busy,
@@ -122,6 +124,8 @@ struct Round {
     useful: bool,
     busy: bool,
     more: bool,
+    /// The last of it was on the way out.
+    went_out: bool,
 }
 
 impl Round {
@@ -200,8 +204,7 @@ pub(crate) struct Worker {
     crew: Arc<Crew>,
     /// Its lane's number, if there are that many; otherwise it only helps.
     number: usize,
-    poll: Poll,
-    udp_fds: Vec<Readiness>,
+    watch: Watch,
     epoch: u64,
     spin: Spin,
     stretches: Stretches,
@@ -215,8 +218,7 @@ impl Worker {
         Self {
             crew,
             number,
-            poll,
-            udp_fds: Vec::new(),
+            watch: Watch::new(poll),
             epoch: 0,
             spin: Spin::new(spin),
             stretches: Stretches::default(),
@@ -239,18 +241,17 @@ impl Worker {
 
     fn run_until_stopped(mut self) -> Result<(), Stopped> {
         let crew = self.crew.clone();
-        let signal = &crew.shared.workers[self.number];
-        if let Some(lane) = crew.lanes.get(self.number) {
+        let (signal, lane) = (&crew.shared.workers[self.number], crew.lanes.get(self.number));
+        if let Some(lane) = lane {
             let wake = crew.wake(self.number, |lane| &lane.outbound.ready);
-            register(&self.poll, lane.outbound.readiness(wake), TUN, Trigger::Level)?;
+            self.watch.set_tun(lane.outbound.readiness(wake));
         }
-        let mut ready = Ready::with_capacity(EVENTS_MAX);
         loop {
             signal.acknowledge();
             if crew.shared.closing.load(Ordering::Acquire) {
                 return Ok(());
             }
-            if let Some(lane) = crew.lanes.get(self.number)
+            if let Some(lane) = lane
                 && crew.shared.sockets_changed(self.epoch)
             {
                 self.change_sockets(lane)?;
@@ -258,31 +259,31 @@ impl Worker {
             if self.number == 0 {
                 self.flush_wanted();
             }
-            self.work(signal, &mut ready)?;
+            self.work(&crew, lane, signal)?;
             self.stretches.end();
-            let may_sleep = signal.may_sleep(|| crew.lanes.get(self.number).is_some_and(Lane::is_ready));
-            self.look(&mut ready, (!may_sleep).then_some(Duration::ZERO))?;
+            let may_sleep = signal.may_sleep(|| lane.is_some_and(Lane::is_ready));
+            self.wait(lane, (!may_sleep).then_some(Duration::ZERO))?;
             signal.awake();
         }
     }
 
     /// Works until there is nothing left to do, or it is signalled.
-    fn work(&mut self, signal: &Signal, ready: &mut Ready) -> Result<(), Stopped> {
-        let crew = self.crew.clone();
-        let home = crew.lanes.get(self.number);
+    fn work(&mut self, crew: &Crew, home: Option<&Lane>, signal: &Signal) -> Result<(), Stopped> {
         let mut patient_until = None;
+        // Whether the last packet went out, and whether the next one is looked for.
+        let (mut went_out, mut looking) = (false, false);
+        let mut now = time::now();
         while !signal.is_signalled() {
-            let now = now();
             let (mut round, mut end) = (Round::default(), now);
             if let Some(lane) = home {
-                (round, end) = run_round(&crew, self.number, lane, now)?;
+                (round, end) = run_round(crew, self.number, lane, now)?;
                 // While a helper is at the entry nobody can tell.
                 if !round.busy && round.more != lane.backlog.load(Ordering::Relaxed) {
                     lane.backlog.store(round.more, Ordering::Relaxed);
                 }
                 if round.more {
                     // What the one direction brings must be seen while the other one never ends.
-                    self.look(ready, Some(Duration::ZERO))?;
+                    self.wait(Some(lane), Some(Duration::ZERO))?;
                 }
             }
             let helped = !round.more && self.help(end)?;
@@ -290,25 +291,31 @@ impl Worker {
                 self.spin.hit();
             }
             if round.worked || helped {
-                patient_until = None;
+                if mem::take(&mut looking) {
+                    self.spin.met();
+                }
+                (patient_until, went_out) = (None, round.went_out);
                 if self.is_in_the_way(now, round.more) {
                     return Ok(());
                 }
             }
-            if helped || round.more {
-                continue;
-            }
-            if round.busy {
-                hint::spin_loop();
-            } else if home.is_some() {
-                if !self.spin(signal, ready, end)? {
-                    return Ok(());
+            now = match home {
+                Some(lane) if !(helped || round.more || round.busy) => {
+                    looking = true;
+                    let Some(back) = self.look_again(lane, went_out, end)? else { return Ok(()) };
+                    back
                 }
-            } else if now >= *patient_until.get_or_insert(now + HELP_PATIENCE) {
-                return Ok(());
-            } else {
-                hint::spin_loop();
-            }
+                None if !helped && now >= *patient_until.get_or_insert(now + HELP_PATIENCE) => return Ok(()),
+                _ => {
+                    if !(helped || round.more) {
+                        hint::spin_loop();
+                    }
+                    time::now()
+                }
+            };
+        }
+        if looking {
+            self.spin.hit();
         }
         Ok(())
     }
@@ -355,61 +362,36 @@ impl Worker {
         true
     }
 
-    /// Looks for work for a moment before the thread sleeps. True when there is some.
-    fn spin(&mut self, signal: &Signal, ready: &mut Ready, start: Instant) -> io::Result<bool> {
-        let Some(until) = self.spin.until(start) else { return Ok(false) };
-        let mut left = start;
-        loop {
-            if signal.is_signalled() {
-                self.spin.hit();
-                return Ok(true);
-            }
-            // Whoever the packet is for may be waiting for this very processor.
-            std::thread::yield_now();
-            let back = now();
-            self.spin.came_back(left, back);
-            if self.look(ready, Some(Duration::ZERO))? {
-                self.spin.met();
-                return Ok(true);
-            }
-            if back >= until {
-                self.spin.missed(back);
-                return Ok(false);
-            }
-            left = back;
+    /// Before the thread sleeps, for a moment: chooses which sources are asked next. Returns when; `None` when it had
+    /// better sleep.
+    fn look_again(&mut self, lane: &Lane, went_out: bool, now: Instant) -> io::Result<Option<Instant>> {
+        let Some(until) = self.spin.until(now) else { return Ok(None) };
+        if now >= until {
+            self.spin.missed(now);
+            return Ok(None);
         }
+        // Whoever the packet is for may be waiting for this very processor.
+        std::thread::yield_now();
+        let back = time::now();
+        self.spin.came_back(now, back);
+        self.watch.guess(went_out, |source| lane.may_have(source))?;
+        Ok(Some(back))
     }
 
-    /// Asks the system which sources have something, waiting for it as long as said. True when one has.
-    fn look(&mut self, ready: &mut Ready, wait: Option<Duration>) -> io::Result<bool> {
-        self.poll.wait(ready, wait)?;
-        let Some(lane) = self.crew.lanes.get(self.number) else { return Ok(false) };
-        for token in ready.tokens() {
-            match token {
-                WAKER => {}
-                TUN => lane.outbound.ready.store(true, Ordering::SeqCst),
-                Token(udp) => lane.inbound.source_ready(udp - FIRST_UDP),
-            }
-        }
-        Ok(!ready.is_empty())
+    /// Waits for the sources, as long as said.
+    fn wait(&mut self, lane: Option<&Lane>, timeout: Option<Duration>) -> io::Result<()> {
+        self.watch.wait(timeout, |source| lane.into_iter().for_each(|lane| lane.may_have(source)))
     }
 
     /// Drops the old receiver and sender before it takes the new ones: their port may be wanted again.
     fn change_sockets(&mut self, lane: &Lane) -> io::Result<()> {
-        for readiness in self.udp_fds.drain(..) {
-            if let Readiness::Fd(fd) = readiness {
-                self.poll.remove(fd)?;
-            }
-        }
+        self.watch.set_sockets(Vec::new())?;
         let wake = self.crew.wake(self.number, |lane| &lane.inbound.ready);
         lane.inbound.replace_receiver(None, wake.clone());
         lane.outbound.replace_sender(&self.crew, None);
         if let Some(queue) = self.crew.shared.take_worker_queue(self.number, &mut self.epoch) {
             lane.outbound.replace_sender(&self.crew, Some(queue.sender));
-            self.udp_fds = lane.inbound.replace_receiver(queue.receiver, wake);
-            for (source, &readiness) in self.udp_fds.iter().enumerate() {
-                register(&self.poll, readiness, Token(FIRST_UDP + source), Trigger::Level)?;
-            }
+            self.watch.set_sockets(lane.inbound.replace_receiver(queue.receiver, wake))?;
         }
         Ok(())
     }
@@ -434,14 +416,9 @@ fn run_round(crew: &Crew, worker: usize, lane: &Lane, start: Instant) -> Result<
     let mut round = Round::default();
     let inbound_end = round.take_turns(start, QUANTUM, |now| lane.inbound.turn(crew, worker, now))?;
     let quantum = inbound_end.since(start).max(QUANTUM);
+    let came_in = mem::take(&mut round.worked);
     let end = round.take_turns(inbound_end, quantum, |now| lane.outbound.turn(crew, worker, &lane.inbound, now))?;
+    round.went_out = round.worked;
+    round.worked |= came_in;
     Ok((round, end))
-}
-
-/// Registers a source that has a file descriptor; others wake the thread themselves.
-pub(crate) fn register(poll: &Poll, readiness: Readiness, token: Token, trigger: Trigger) -> io::Result<()> {
-    match readiness {
-        Readiness::Fd(fd) => poll.add(fd, token, trigger),
-        Readiness::Wake => Ok(()),
-    }
 }

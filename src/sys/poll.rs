@@ -1,7 +1,8 @@
-//! Waiting for several file descriptors at once (epoll), and ending somebody's waiting (eventfd).
+//! Waiting for several file descriptors at once (epoll; poll for a few), and ending somebody's waiting (eventfd).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
@@ -80,17 +81,44 @@ impl Poll {
     }
 }
 
+impl AsFd for Poll {
+    /// Readable while a source is ready.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Waits until one of the descriptors that there are has something to read, or will never have, for `timeout` at most or
+/// without end; says which. A signal ends the waiting, too, with none. A number that is no open descriptor has
+/// something at once: whoever reads learns what is wrong.
+pub(crate) fn wait_for<const N: usize>(fds: [Option<RawFd>; N], timeout: Option<Duration>) -> io::Result<[bool; N]> {
+    // The system passes over negative numbers.
+    let mut fds = fds.map(|fd| libc::pollfd { fd: fd.unwrap_or(-1), events: libc::POLLIN, revents: 0 });
+    let timeout = timeout.map(|timeout| libc::timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let until = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: `fds` are `N` items, which the call reads and writes; `until` is null or leads to a timespec that outlives the
+    // call; no mask of signals is given.
+    let result = unsafe { libc::ppoll(fds.as_mut_ptr(), N as libc::nfds_t, until, ptr::null()) };
+    if result < 0 {
+        let error = io::Error::last_os_error();
+        return if error.kind() == io::ErrorKind::Interrupted { Ok([false; N]) } else { Err(error) };
+    }
+    Ok(fds.map(|fd| fd.revents != 0))
+}
+
 /// Who is ready.
 pub(crate) struct Ready(Vec<epoll::Event>);
+
+// SAFETY: what epoll gives back beside an event is the number that `Poll::add` gave it, never a pointer.
+unsafe impl Send for Ready {}
 
 impl Ready {
     /// Room for so many at once; others are told of by the next call.
     pub(crate) fn with_capacity(count: usize) -> Self {
         Self(Vec::with_capacity(count))
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     pub(crate) fn tokens(&self) -> impl Iterator<Item = Token> {
@@ -124,7 +152,6 @@ mod tests {
     fn tokens(poll: &Poll, timeout: Option<Duration>) -> Vec<Token> {
         let mut ready = Ready::with_capacity(4);
         poll.wait(&mut ready, timeout).unwrap();
-        assert_eq!(ready.is_empty(), ready.tokens().next().is_none());
         ready.tokens().collect()
     }
 
@@ -163,6 +190,29 @@ mod tests {
             assert_eq!(tokens(&poll, None), [Token(0)]);
             assert_eq!(tokens(&poll, NOW), []);
         }
+    }
+
+    #[test]
+    fn a_few_are_waited_for_as_long_as_they_have_something() {
+        let ((mut far, mut near), (far_end, end)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let poll = Poll::new().unwrap();
+        let waker = poll.waker(Token(0)).unwrap();
+        let fds = [Some(near.as_raw_fd()), None, Some(end.as_raw_fd()), Some(poll.as_fd().as_raw_fd())];
+        assert_eq!(wait_for(fds, NOW).unwrap(), [false; 4]);
+        far.write_all(b"a").unwrap();
+        for _ in 0..2 {
+            assert_eq!(wait_for(fds, None).unwrap(), [true, false, false, false]);
+        }
+        near.read_exact(&mut [0]).unwrap();
+        waker.wake().unwrap();
+        assert_eq!(wait_for(fds, None).unwrap(), [false, false, false, true]);
+        assert_eq!(tokens(&poll, NOW), [Token(0)]);
+        drop(far_end);
+        assert_eq!(wait_for(fds, None).unwrap(), [false, false, true, false], "it is at its end");
+        let start = std::time::Instant::now();
+        let timeout = Duration::from_micros(1500);
+        assert_eq!(wait_for([None], Some(timeout)).unwrap(), [false]);
+        assert!(start.elapsed() >= timeout);
     }
 
     #[test]

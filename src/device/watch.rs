@@ -1,0 +1,312 @@
+//! What a worker waits for: packets from the TUN, datagrams from the sockets, and being signalled.
+//!
+//! Nearly all that comes, comes from the TUN and from one of the sockets, the *near* one. Those two are waited for by
+//! poll(2), and all other sources stand behind one descriptor of epoll(7) beside them. What epoll watches costs the system
+//! something for each packet that arrives, whether anybody waits or not, and twice more when it is asked; what poll waits for
+//! costs something only while somebody sleeps, but for each source. A socket that has something more often than the near one
+//! takes its place.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::Duration;
+
+use crate::sys::poll::{self, Poll, Ready, Token, Trigger};
+use crate::tun::Readiness;
+
+/// The thread was signalled.
+pub(super) const WAKER: Token = Token(0);
+/// The sockets' first token; each has its own.
+const FIRST_SOCKET: usize = 1;
+
+/// Others asked for in one call; what is left is told of by the next one.
+const OTHERS_MAX: usize = 8;
+
+/// So often another socket has something, and the near one nothing, before one takes the other's place: that takes two
+/// system calls.
+const NEARER: u32 = 8;
+
+/// One guess in so many is about all sources.
+const ALL_EVERY: u32 = 4;
+
+/// Where something comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Tun,
+    /// The one at this place.
+    Socket(usize),
+}
+
+/// What one worker waits for.
+pub(super) struct Watch {
+    /// All but the TUN and the near socket.
+    others: Poll,
+    ready: Ready,
+    tun: Option<RawFd>,
+    sockets: Vec<Readiness>,
+    /// Which socket is the near one.
+    near: usize,
+    /// How often in a row another one had something.
+    passed: u32,
+    guesses: u32,
+}
+
+impl Watch {
+    /// `others` has the worker's waker.
+    pub(super) fn new(others: Poll) -> Self {
+        let ready = Ready::with_capacity(OTHERS_MAX);
+        Self { others, ready, tun: None, sockets: Vec::new(), near: 0, passed: 0, guesses: 0 }
+    }
+
+    /// From now on the TUN is waited for. One that has no descriptor wakes the thread itself, and so do such sockets.
+    pub(super) fn set_tun(&mut self, tun: Readiness) {
+        self.tun = descriptor(tun);
+    }
+
+    /// From now on these sockets are waited for, and not those before; to be called while those are open.
+    pub(super) fn set_sockets(&mut self, sockets: Vec<Readiness>) -> io::Result<()> {
+        for (place, before) in std::mem::take(&mut self.sockets).into_iter().enumerate() {
+            if place != self.near
+                && let Some(fd) = descriptor(before)
+            {
+                self.others.remove(fd)?;
+            }
+        }
+        (self.near, self.passed) = (0, 0);
+        for (place, &socket) in sockets.iter().enumerate().skip(1) {
+            self.watch(place, socket)?;
+        }
+        self.sockets = sockets;
+        Ok(())
+    }
+
+    /// Waits until something comes, for as long as said, and tells which sources have something.
+    pub(super) fn wait(&mut self, timeout: Option<Duration>, mut tell: impl FnMut(Source)) -> io::Result<()> {
+        let fds = [self.tun, self.descriptor(self.near), Some(self.others.as_fd().as_raw_fd())];
+        let [tun, near, others] = poll::wait_for(fds, timeout)?;
+        if tun {
+            tell(Source::Tun);
+        }
+        if near {
+            self.passed = 0;
+            tell(Source::Socket(self.near));
+        }
+        if others { self.ask_others(!near, tell) } else { Ok(()) }
+    }
+
+    /// Tells where the next packet is likely to come from, without asking the system: an answer to what went out from the
+    /// near socket, and to what came in from the TUN. Now and then it tells both, and asks for the others.
+    pub(super) fn guess(&mut self, went_out: bool, mut tell: impl FnMut(Source)) -> io::Result<()> {
+        self.guesses = self.guesses.wrapping_add(1);
+        let all = self.guesses.is_multiple_of(ALL_EVERY);
+        if self.tun.is_some() && (all || !went_out) {
+            tell(Source::Tun);
+        }
+        if self.descriptor(self.near).is_some() && (all || went_out) {
+            tell(Source::Socket(self.near));
+        }
+        if all { self.ask_others(true, tell) } else { Ok(()) }
+    }
+
+    /// Tells which of the sources that are not near have something. `passes`: the near one
+    /// has nothing, as far as is known.
+    fn ask_others(&mut self, passes: bool, mut tell: impl FnMut(Source)) -> io::Result<()> {
+        self.others.wait(&mut self.ready, Some(Duration::ZERO))?;
+        let mut last = None;
+        for token in self.ready.tokens().filter(|&token| token != WAKER) {
+            let place = token.0 - FIRST_SOCKET;
+            tell(Source::Socket(place));
+            last = Some(place);
+        }
+        let Some(place) = last.filter(|_| passes) else { return Ok(()) };
+        self.passed += 1;
+        if self.passed >= NEARER { self.bring_near(place) } else { Ok(()) }
+    }
+
+    /// The socket at `place` becomes the near one.
+    fn bring_near(&mut self, place: usize) -> io::Result<()> {
+        if let Some(&before) = self.sockets.get(self.near) {
+            self.watch(self.near, before)?;
+        }
+        if let Some(fd) = self.descriptor(place) {
+            self.others.remove(fd)?;
+        }
+        (self.near, self.passed) = (place, 0);
+        Ok(())
+    }
+
+    fn watch(&self, place: usize, socket: Readiness) -> io::Result<()> {
+        descriptor(socket).map_or(Ok(()), |fd| self.others.add(fd, Token(FIRST_SOCKET + place), Trigger::Level))
+    }
+
+    fn descriptor(&self, place: usize) -> Option<RawFd> {
+        self.sockets.get(place).copied().and_then(descriptor)
+    }
+}
+
+fn descriptor(readiness: Readiness) -> Option<RawFd> {
+    match readiness {
+        Readiness::Fd(fd) => Some(fd),
+        Readiness::Wake => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const NOW: Option<Duration> = Some(Duration::ZERO);
+    /// Long before it a source is told of that has something.
+    const SOON: Option<Duration> = Some(Duration::from_secs(2));
+
+    /// Both ends of what stands for the TUN and for `SOCKETS` sockets.
+    struct Ends {
+        far: Vec<UnixStream>,
+        near: Vec<UnixStream>,
+    }
+
+    const SOCKETS: usize = 3;
+
+    impl Ends {
+        fn new() -> Self {
+            let (far, near) = (0..=SOCKETS).map(|_| UnixStream::pair().unwrap()).unzip();
+            Self { far, near }
+        }
+
+        fn tun(&self) -> Readiness {
+            Readiness::Fd(self.near[SOCKETS].as_raw_fd())
+        }
+
+        fn sockets(&self) -> Vec<Readiness> {
+            self.near[..SOCKETS].iter().map(|end| Readiness::Fd(end.as_raw_fd())).collect()
+        }
+
+        fn put(&mut self, end: usize) {
+            self.far[end].write_all(&[0]).unwrap();
+        }
+
+        fn take(&mut self, end: usize) {
+            self.near[end].read_exact(&mut [0]).unwrap();
+        }
+    }
+
+    fn watch(ends: &Ends) -> Watch {
+        let mut watch = Watch::new(Poll::new().unwrap());
+        watch.set_tun(ends.tun());
+        watch.set_sockets(ends.sockets()).unwrap();
+        watch
+    }
+
+    fn wait(watch: &mut Watch, timeout: Option<Duration>) -> Vec<Source> {
+        let mut told = Vec::new();
+        watch.wait(timeout, |source| told.push(source)).unwrap();
+        told
+    }
+
+    #[test]
+    fn every_source_is_told_of_as_long_as_it_has_something() {
+        let mut ends = Ends::new();
+        let mut watch = watch(&ends);
+        assert_eq!(wait(&mut watch, NOW), []);
+        for end in 0..=SOCKETS {
+            let source = if end == SOCKETS { Source::Tun } else { Source::Socket(end) };
+            ends.put(end);
+            for _ in 0..3 {
+                assert_eq!(wait(&mut watch, SOON), [source]);
+            }
+            ends.take(end);
+            assert_eq!(wait(&mut watch, NOW), []);
+        }
+        (0..=SOCKETS).for_each(|end| ends.put(end));
+        let mut told = wait(&mut watch, SOON);
+        told.sort_by_key(|source| match source {
+            Source::Socket(place) => *place,
+            Source::Tun => SOCKETS,
+        });
+        assert_eq!(told, [Source::Socket(0), Source::Socket(1), Source::Socket(2), Source::Tun]);
+    }
+
+    #[test]
+    fn who_signals_ends_the_waiting_and_is_no_source() {
+        let ends = Ends::new();
+        let poll = Poll::new().unwrap();
+        let waker = poll.waker(WAKER).unwrap();
+        let mut watch = Watch::new(poll);
+        watch.set_sockets(ends.sockets()).unwrap();
+        waker.wake().unwrap();
+        assert_eq!(wait(&mut watch, SOON), []);
+        assert_eq!(wait(&mut watch, NOW), [], "it was told of");
+    }
+
+    #[test]
+    fn a_socket_that_has_something_more_often_becomes_the_near_one() {
+        let mut ends = Ends::new();
+        let mut watch = watch(&ends);
+        ends.put(2);
+        for _ in 1..NEARER {
+            wait(&mut watch, SOON);
+        }
+        // The near one has something now and then: it stays.
+        ends.put(0);
+        wait(&mut watch, SOON);
+        ends.take(0);
+        for _ in 1..NEARER {
+            assert_eq!(wait(&mut watch, SOON), [Source::Socket(2)]);
+        }
+        assert_eq!(watch.near, 0);
+        assert_eq!(wait(&mut watch, SOON), [Source::Socket(2)]);
+        assert_eq!(watch.near, 2);
+        assert_eq!(wait(&mut watch, SOON), [Source::Socket(2)]);
+        ends.take(2);
+        for end in [0, 1] {
+            ends.put(end);
+            assert_eq!(wait(&mut watch, SOON), [Source::Socket(end)], "nobody is lost");
+            ends.take(end);
+        }
+    }
+
+    #[test]
+    fn sockets_of_before_are_forgotten_and_may_come_again() {
+        let mut ends = Ends::new();
+        let mut watch = watch(&ends);
+        ends.put(1);
+        (0..NEARER).for_each(|_| assert_eq!(wait(&mut watch, SOON), [Source::Socket(1)]));
+        assert_eq!(watch.near, 1);
+        watch.set_sockets(Vec::new()).unwrap();
+        (0..SOCKETS).for_each(|end| ends.put(end));
+        assert_eq!(wait(&mut watch, NOW), []);
+        watch.set_sockets(ends.sockets()).unwrap();
+        assert_eq!(wait(&mut watch, SOON).len(), SOCKETS);
+    }
+
+    #[test]
+    fn a_guess_is_about_the_other_side_and_now_and_then_about_all() {
+        let mut ends = Ends::new();
+        let mut watch = watch(&ends);
+        ends.put(1);
+        for went_out in [true, false] {
+            let expected = if went_out { Source::Socket(0) } else { Source::Tun };
+            for number in 1..=ALL_EVERY {
+                let mut told = Vec::new();
+                watch.guess(went_out, |source| told.push(source)).unwrap();
+                if number == ALL_EVERY {
+                    assert_eq!(told, [Source::Tun, Source::Socket(0), Source::Socket(1)]);
+                } else {
+                    assert_eq!(told, [expected]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_wakes_by_itself_is_not_waited_for() {
+        let mut watch = Watch::new(Poll::new().unwrap());
+        watch.set_tun(Readiness::Wake);
+        watch.set_sockets(vec![Readiness::Wake; 2]).unwrap();
+        assert_eq!(wait(&mut watch, NOW), []);
+        (0..2 * ALL_EVERY).for_each(|_| watch.guess(true, |source| panic!("{source:?}")).unwrap());
+        watch.set_sockets(Vec::new()).unwrap();
+    }
+}
