@@ -47,6 +47,11 @@ pub(super) struct Watch {
     near: usize,
     /// How often in a row another one had something.
     passed: u32,
+    /// Whether a packet went out last.
+    last_out: bool,
+    /// Whether one went out after one that came in, and after one that went out: the last time.
+    next_out: [bool; 2],
+    /// Since then.
     guesses: u32,
 }
 
@@ -54,7 +59,8 @@ impl Watch {
     /// `others` has the worker's waker.
     pub(super) fn new(others: Poll) -> Self {
         let ready = Ready::with_capacity(OTHERS_MAX);
-        Self { others, ready, tun: None, sockets: Vec::new(), near: 0, passed: 0, guesses: 0 }
+        let (last_out, next_out) = (false, [true, false]);
+        Self { others, ready, tun: None, sockets: Vec::new(), near: 0, passed: 0, last_out, next_out, guesses: 0 }
     }
 
     /// From now on the TUN is waited for. One that has no descriptor wakes the thread itself, and so do such sockets.
@@ -93,15 +99,23 @@ impl Watch {
         if others { self.ask_others(!near, tell) } else { Ok(()) }
     }
 
-    /// Tells where the next packet is likely to come from, without asking the system: an answer to what went out from the
-    /// near socket, and to what came in from the TUN. Now and then it tells both, and asks for the others.
-    pub(super) fn guess(&mut self, went_out: bool, mut tell: impl FnMut(Source)) -> io::Result<()> {
+    /// A packet, or several, went out last; or came in.
+    pub(super) fn moved(&mut self, out: bool) {
+        self.next_out[usize::from(self.last_out)] = out;
+        (self.last_out, self.guesses) = (out, 0);
+    }
+
+    /// Tells where the next packet is likely to come from, without asking the system: from where it came after such a one the
+    /// last time. The first time, when more may have come at once, it tells both the TUN and the near socket, and so it does
+    /// now and then, when it asks for the others, too.
+    pub(super) fn guess(&mut self, mut tell: impl FnMut(Source)) -> io::Result<()> {
+        let (first, all) = (self.guesses == 0, self.guesses % ALL_EVERY == ALL_EVERY - 1);
         self.guesses = self.guesses.wrapping_add(1);
-        let all = self.guesses.is_multiple_of(ALL_EVERY);
-        if self.tun.is_some() && (all || !went_out) {
+        let out = self.next_out[usize::from(self.last_out)];
+        if self.tun.is_some() && (out || first || all) {
             tell(Source::Tun);
         }
-        if self.descriptor(self.near).is_some() && (all || went_out) {
+        if self.descriptor(self.near).is_some() && (!out || first || all) {
             tell(Source::Socket(self.near));
         }
         if all { self.ask_others(true, tell) } else { Ok(()) }
@@ -281,21 +295,31 @@ mod tests {
         assert_eq!(wait(&mut watch, SOON).len(), SOCKETS);
     }
 
+    fn guesses(watch: &mut Watch, count: u32) -> Vec<Vec<Source>> {
+        let guess = |_| {
+            let mut told = Vec::new();
+            watch.guess(|source| told.push(source)).unwrap();
+            told
+        };
+        (0..count).map(guess).collect()
+    }
+
     #[test]
-    fn a_guess_is_about_the_other_side_and_now_and_then_about_all() {
+    fn a_guess_is_what_came_next_the_last_time_and_now_and_then_all() {
         let mut ends = Ends::new();
         let mut watch = watch(&ends);
         ends.put(1);
-        for went_out in [true, false] {
-            let expected = if went_out { Source::Socket(0) } else { Source::Tun };
-            for number in 1..=ALL_EVERY {
-                let mut told = Vec::new();
-                watch.guess(went_out, |source| told.push(source)).unwrap();
-                if number == ALL_EVERY {
-                    assert_eq!(told, [Source::Tun, Source::Socket(0), Source::Socket(1)]);
-                } else {
-                    assert_eq!(told, [expected]);
-                }
+        let (tun, near) = (Source::Tun, Source::Socket(0));
+        let all = [tun, near, Source::Socket(1)];
+        // Question and answer, then a burst on the way out, then one on the way in.
+        let moves = [(true, near), (false, tun), (true, near), (true, tun), (true, tun), (false, tun), (false, near)];
+        for (out, next) in moves {
+            watch.moved(out);
+            let told = guesses(&mut watch, ALL_EVERY + 1);
+            assert_eq!(told[0], [tun, near], "more may have come at once");
+            for (number, told) in told.into_iter().enumerate().skip(1) {
+                let expected = if number as u32 % ALL_EVERY == ALL_EVERY - 1 { &all[..] } else { &[next] };
+                assert_eq!(told, expected, "guess {number} after {out}");
             }
         }
     }
@@ -306,7 +330,7 @@ mod tests {
         watch.set_tun(Readiness::Wake);
         watch.set_sockets(vec![Readiness::Wake; 2]).unwrap();
         assert_eq!(wait(&mut watch, NOW), []);
-        (0..2 * ALL_EVERY).for_each(|_| watch.guess(true, |source| panic!("{source:?}")).unwrap());
+        assert!(guesses(&mut watch, 2 * ALL_EVERY).concat().is_empty());
         watch.set_sockets(Vec::new()).unwrap();
     }
 }

@@ -270,8 +270,8 @@ impl Worker {
     /// Works until there is nothing left to do, or it is signalled.
     fn work(&mut self, crew: &Crew, home: Option<&Lane>, signal: &Signal) -> Result<(), Stopped> {
         let mut patient_until = None;
-        // Whether the last packet went out, and whether the next one is looked for.
-        let (mut went_out, mut looking) = (false, false);
+        // Whether the next packet is looked for.
+        let mut looking = false;
         let mut now = time::now();
         while !signal.is_signalled() {
             let (mut round, mut end) = (Round::default(), now);
@@ -294,7 +294,8 @@ impl Worker {
                 if mem::take(&mut looking) {
                     self.spin.met();
                 }
-                (patient_until, went_out) = (None, round.went_out);
+                patient_until = None;
+                self.watch.moved(round.went_out);
                 if self.is_in_the_way(now, round.more) {
                     return Ok(());
                 }
@@ -302,7 +303,7 @@ impl Worker {
             now = match home {
                 Some(lane) if !(helped || round.more || round.busy) => {
                     looking = true;
-                    let Some(back) = self.look_again(lane, went_out, end)? else { return Ok(()) };
+                    let Some(back) = self.look_again(lane, end)? else { return Ok(()) };
                     back
                 }
                 None if !helped && now >= *patient_until.get_or_insert(now + HELP_PATIENCE) => return Ok(()),
@@ -364,7 +365,7 @@ impl Worker {
 
     /// Before the thread sleeps, for a moment: chooses which sources are asked next. Returns when; `None` when it had
     /// better sleep.
-    fn look_again(&mut self, lane: &Lane, went_out: bool, now: Instant) -> io::Result<Option<Instant>> {
+    fn look_again(&mut self, lane: &Lane, now: Instant) -> io::Result<Option<Instant>> {
         let Some(until) = self.spin.until(now) else { return Ok(None) };
         if now >= until {
             self.spin.missed(now);
@@ -374,7 +375,7 @@ impl Worker {
         std::thread::yield_now();
         let back = time::now();
         self.spin.came_back(now, back);
-        self.watch.guess(went_out, |source| lane.may_have(source))?;
+        self.watch.guess(|source| lane.may_have(source))?;
         Ok(Some(back))
     }
 
