@@ -7,6 +7,7 @@
 //! takes its place.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -51,16 +52,26 @@ pub(super) struct Watch {
     last_out: bool,
     /// Whether one went out after one that came in, and after one that went out: the last time.
     next_out: [bool; 2],
-    /// Since then.
+    /// Nothing was guessed since.
+    just_moved: bool,
     guesses: u32,
 }
 
 impl Watch {
     /// `others` has the worker's waker.
     pub(super) fn new(others: Poll) -> Self {
-        let ready = Ready::with_capacity(OTHERS_MAX);
-        let (last_out, next_out) = (false, [true, false]);
-        Self { others, ready, tun: None, sockets: Vec::new(), near: 0, passed: 0, last_out, next_out, guesses: 0 }
+        Self {
+            others,
+            ready: Ready::with_capacity(OTHERS_MAX),
+            tun: None,
+            sockets: Vec::new(),
+            near: 0,
+            passed: 0,
+            last_out: false,
+            next_out: [true, false],
+            just_moved: false,
+            guesses: 0,
+        }
     }
 
     /// From now on the TUN is waited for. One that has no descriptor wakes the thread itself, and so do such sockets.
@@ -70,7 +81,7 @@ impl Watch {
 
     /// From now on these sockets are waited for, and not those before; to be called while those are open.
     pub(super) fn set_sockets(&mut self, sockets: Vec<Readiness>) -> io::Result<()> {
-        for (place, before) in std::mem::take(&mut self.sockets).into_iter().enumerate() {
+        for (place, before) in mem::take(&mut self.sockets).into_iter().enumerate() {
             if place != self.near
                 && let Some(fd) = descriptor(before)
             {
@@ -102,20 +113,21 @@ impl Watch {
     /// A packet, or several, went out last; or came in.
     pub(super) fn moved(&mut self, out: bool) {
         self.next_out[usize::from(self.last_out)] = out;
-        (self.last_out, self.guesses) = (out, 0);
+        (self.last_out, self.just_moved) = (out, true);
     }
 
     /// Tells where the next packet is likely to come from, without asking the system: from where it came after such a one the
-    /// last time. The first time, when more may have come at once, it tells both the TUN and the near socket, and so it does
-    /// now and then, when it asks for the others, too.
+    /// last time; and from the TUN and the near socket right after a packet, when more may have come at once. Now and then,
+    /// however much comes from there, it tells both, and asks for the others.
     pub(super) fn guess(&mut self, mut tell: impl FnMut(Source)) -> io::Result<()> {
-        let (first, all) = (self.guesses == 0, self.guesses % ALL_EVERY == ALL_EVERY - 1);
         self.guesses = self.guesses.wrapping_add(1);
+        let all = self.guesses.is_multiple_of(ALL_EVERY);
+        let both = mem::take(&mut self.just_moved) || all;
         let out = self.next_out[usize::from(self.last_out)];
-        if self.tun.is_some() && (out || first || all) {
+        if self.tun.is_some() && (out || both) {
             tell(Source::Tun);
         }
-        if self.descriptor(self.near).is_some() && (!out || first || all) {
+        if self.descriptor(self.near).is_some() && (!out || both) {
             tell(Source::Socket(self.near));
         }
         if all { self.ask_others(true, tell) } else { Ok(()) }
@@ -315,12 +327,25 @@ mod tests {
         let moves = [(true, near), (false, tun), (true, near), (true, tun), (true, tun), (false, tun), (false, near)];
         for (out, next) in moves {
             watch.moved(out);
-            let told = guesses(&mut watch, ALL_EVERY + 1);
-            assert_eq!(told[0], [tun, near], "more may have come at once");
-            for (number, told) in told.into_iter().enumerate().skip(1) {
-                let expected = if number as u32 % ALL_EVERY == ALL_EVERY - 1 { &all[..] } else { &[next] };
-                assert_eq!(told, expected, "guess {number} after {out}");
+            let mut expected = vec![vec![next]; ALL_EVERY as usize];
+            expected[0] = vec![tun, near]; // More may have come at once.
+            expected[ALL_EVERY as usize - 1] = all.to_vec();
+            assert_eq!(guesses(&mut watch, ALL_EVERY), expected, "after {out}");
+        }
+    }
+
+    #[test]
+    fn others_are_told_of_however_much_the_near_ones_have() {
+        let mut ends = Ends::new();
+        let mut watch = watch(&ends);
+        ends.put(1);
+        for out in [true, false, false] {
+            let mut told = Vec::new();
+            for _ in 0..ALL_EVERY {
+                watch.moved(out);
+                told.extend(guesses(&mut watch, 1).concat());
             }
+            assert!(told.contains(&Source::Socket(1)), "{told:?}");
         }
     }
 
