@@ -39,6 +39,7 @@ mod lookup;
 mod ordered;
 mod peer;
 mod pool;
+mod precedence;
 mod receive;
 mod send;
 mod signal;

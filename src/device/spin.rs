@@ -9,7 +9,8 @@
 //! - where packet after packet came within the window, one that is late is waited for [`PATIENCE`] times as long: a tick of
 //!   the clock or a neighbour has held up whoever sends it, and to sleep then takes longer than to wait;
 //! - what strangers send is dealt with as it comes, and prolongs no window: nobody without a session makes it look;
-//! - after [`MISSES_MAX`] windows in a row in which nothing came, it is given up for [`PAUSE`];
+//! - it is given up where less than two of three windows bring something, for [`PAUSE`] at first and for twice as long each
+//!   time again; until then only, or until what wakes the worker comes so soon, time after time, that it would have been met;
 //! - so it is when others want the processor: a worker lets them go first while it looks, and one that gets it back only
 //!   after [`AWAY_TIME`] would have been woken sooner than that;
 //! - a worker that sleeps does not wake up for it: without traffic it costs nothing.
@@ -37,11 +38,17 @@ const ALLOWANCE: u32 = 4;
 /// Windows that the allowance can hold: how much may be wasted at once after a quiet time.
 const SAVED_MAX: u32 = 8;
 
-/// Windows in a row without a packet after which it is given up ...
-const MISSES_MAX: u32 = 32;
+/// A packet that came within the window makes up for one part in this many of a window without one.
+const MISS_WEIGHT: u32 = 2;
 
-/// ... for this long.
+/// As many windows that nothing makes up for, and it is given up ...
+const MISSES_MAX: u32 = 16 * MISS_WEIGHT;
+
+/// ... for this long at first, as what comes next may be of another kind ...
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// ... and for this long if it never is.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Longer than who waits for a packet keeps the processor, shorter than who is busy does.
 const AWAY_TIME: Duration = Duration::from_micros(200);
@@ -63,10 +70,15 @@ pub(super) struct Spin {
     credited: Instant,
     /// When the window began that is open.
     began: Option<Instant>,
-    /// Packets in a row that came within it.
+    /// When one would have begun.
+    slept: Option<Instant>,
+    /// Packets in a row that came within a window, or would have.
     hits: u32,
-    /// Windows in a row without a packet.
+    /// Windows without a packet that nothing has made up for yet, each of [`MISS_WEIGHT`].
     misses: u32,
+    /// For how long it will be given up.
+    pause: Duration,
+    given_up_until: Instant,
     /// Absences that nothing has made up for yet, each of [`AWAY_WEIGHT`].
     away: u32,
     paused_until: Instant,
@@ -77,7 +89,19 @@ impl Spin {
     pub(super) fn new(window: Duration) -> Self {
         let (never, none) = (Instant::default(), Duration::ZERO);
         let window = window.min(WINDOW_MAX);
-        Self { window, allowance: none, credited: never, began: None, hits: 0, misses: 0, away: 0, paused_until: never }
+        Self {
+            window,
+            allowance: none,
+            credited: never,
+            began: None,
+            slept: None,
+            hits: 0,
+            misses: 0,
+            pause: PAUSE,
+            given_up_until: never,
+            away: 0,
+            paused_until: never,
+        }
     }
 
     /// Until when to look; `None` to sleep at once. A window that is open already goes on.
@@ -85,19 +109,30 @@ impl Spin {
         let earned = now.since(self.credited) / ALLOWANCE;
         self.credited = now;
         self.allowance = (self.allowance + earned).min(self.window * SAVED_MAX);
-        let worth = !self.window.is_zero() && now >= self.paused_until && self.allowance >= self.window;
-        if self.began.is_none() && worth {
+        let may = !self.window.is_zero() && now >= self.paused_until && now >= self.given_up_until;
+        if self.began.is_none() && may && self.allowance >= self.window {
             self.began = Some(now);
+        }
+        if self.began.is_none() {
+            self.slept.get_or_insert(now);
         }
         let patient = self.window * PATIENCE;
         let window = if self.hits >= STREAM && self.allowance >= patient { patient } else { self.window };
         self.began.map(|began| began + window)
     }
 
-    /// Something came that was worth it.
-    pub(super) fn hit(&mut self) {
-        self.hits += u32::from(self.began.take().is_some() && self.hits < STREAM);
-        self.misses = 0;
+    /// At `now` something came that was worth it.
+    pub(super) fn hit(&mut self, now: Instant) {
+        let slept = self.slept.take();
+        if self.began.take().is_some() || slept.is_some_and(|slept| now.since(slept) <= self.window) {
+            self.hits = (self.hits + 1).min(STREAM);
+            self.misses = self.misses.saturating_sub(1);
+        } else if slept.is_some() {
+            self.hits = 0;
+        }
+        if self.hits == STREAM {
+            (self.pause, self.given_up_until) = (PAUSE, Instant::default());
+        }
     }
 
     /// It looked, and something came.
@@ -122,10 +157,11 @@ impl Spin {
         let spent = self.began.take().map_or(Duration::ZERO, |began| now.since(began));
         self.allowance = self.allowance.saturating_sub(spent);
         self.hits = 0;
-        self.misses += 1;
+        self.misses += MISS_WEIGHT;
         if self.misses >= MISSES_MAX {
             self.misses = 0;
-            self.paused_until = now + PAUSE;
+            self.given_up_until = now + self.pause;
+            self.pause = (self.pause * 2).min(PAUSE_MAX);
         }
     }
 }
@@ -144,16 +180,14 @@ mod tests {
         while now < end {
             let next = now + gap;
             match spin.until(now) {
-                Some(until) if next <= until => {
-                    spin.hit();
-                    met += 1;
-                }
+                Some(until) if next <= until => met += 1,
                 Some(until) => {
                     spin.missed(until);
                     wasted += until.since(now);
                 }
                 None => {}
             }
+            spin.hit(next);
             now = next;
         }
         (wasted, met)
@@ -172,8 +206,64 @@ mod tests {
             assert!(wasted <= SECOND / ALLOWANCE, "{gap} µs: {wasted:?}");
             assert_eq!(met, 0);
         }
-        // At such a rate it never pays, and is given up.
-        assert!(traffic(&mut Spin::new(WINDOW), Duration::from_micros(200)).0 < SECOND / 15);
+        // At such a rate it never pays, and is given up for longer and longer.
+        assert!(traffic(&mut Spin::new(WINDOW), Duration::from_micros(200)).0 < SECOND / 50);
+    }
+
+    /// Of two packets one comes soon: the answer, and not the next question.
+    #[test]
+    fn it_is_given_up_where_every_second_window_is_in_vain() {
+        let looks = |answers: usize| {
+            let mut spin = Spin::new(WINDOW);
+            let mut now = Instant::default() + SECOND;
+            let mut looked = 0;
+            let gaps = [WINDOW / 2].into_iter().cycle().take(answers).chain([WINDOW * 9]);
+            for gap in gaps.cycle().take((answers + 1) * 10_000) {
+                if let Some(until) = spin.until(now) {
+                    looked += 1;
+                    if now + gap > until {
+                        spin.missed(until);
+                    }
+                }
+                now = now + gap;
+                spin.hit(now);
+            }
+            looked as f64 / ((answers + 1) * 10_000) as f64
+        };
+        assert!(looks(1) < 0.1, "{}", looks(1));
+        assert!(looks(3) > 0.9, "{}", looks(3));
+    }
+
+    /// Who sleeps because it did not pay, and is woken as soon as it would have met the packet, looks again.
+    #[test]
+    fn it_is_taken_up_again_when_it_would_pay() {
+        let given_up = || {
+            let (mut spin, mut now) = (Spin::new(WINDOW), Instant::default() + SECOND);
+            for _ in 0..10_000 {
+                if let Some(until) = spin.until(now) {
+                    spin.missed(until);
+                }
+                now = now + WINDOW * 10;
+                spin.hit(now);
+            }
+            assert!(spin.given_up_until > now + PAUSE_MAX / 8, "given up for long by now");
+            (spin, now)
+        };
+        let sleep = |spin: &mut Spin, now: &mut Instant, gap| {
+            assert_eq!(spin.until(*now), None);
+            *now = *now + gap;
+            spin.hit(*now);
+        };
+        let (mut spin, mut now) = given_up();
+        (0..STREAM).for_each(|_| sleep(&mut spin, &mut now, WINDOW));
+        assert!(spin.until(now).is_some());
+        assert_eq!(spin.pause, PAUSE);
+
+        let (mut spin, mut now) = given_up();
+        for _ in 0..STREAM {
+            (1..STREAM).for_each(|_| sleep(&mut spin, &mut now, WINDOW));
+            sleep(&mut spin, &mut now, WINDOW * 2);
+        }
     }
 
     /// Strangers that never pause do not keep it awake: it looks through one window after the other, as long as the
@@ -193,9 +283,13 @@ mod tests {
             awake += looking.map_or(Duration::ZERO, |_| gap);
         }
         assert!(awake <= SECOND / ALLOWANCE + WINDOW * SAVED_MAX, "{awake:?}");
-        // And whoever has a session is met again at once.
-        spin.hit();
-        assert!(spin.until(now + PAUSE).is_some());
+        // And whoever has a session is met again, if what they send comes soon.
+        for _ in 0..=STREAM {
+            spin.until(now);
+            now = now + WINDOW / 2;
+            spin.hit(now);
+        }
+        assert!(spin.until(now).is_some());
     }
 
     /// A machine that stops now and then is none whose processors are wanted by others.
@@ -209,7 +303,7 @@ mod tests {
                 looked += u32::from(spin.until(now).is_some());
                 let back = now + AWAY_TIME;
                 spin.came_back(now, back);
-                spin.hit();
+                spin.hit(back);
                 for _ in 0..prompt {
                     spin.came_back(back, back + AWAY_TIME / 2);
                     spin.met();
@@ -230,7 +324,7 @@ mod tests {
         let mut until = |now: Instant, hits: u32| {
             for _ in 0..hits {
                 spin.until(now).expect("it is worth it");
-                spin.hit();
+                spin.hit(now);
             }
             let until = spin.until(now).expect("it is worth it");
             spin.missed(until);
@@ -245,7 +339,7 @@ mod tests {
         while now < start + SECOND {
             for _ in 0..STREAM {
                 spin.until(now);
-                spin.hit();
+                spin.hit(now);
             }
             if let Some(until) = spin.until(now) {
                 spin.missed(until);

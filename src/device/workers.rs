@@ -24,6 +24,7 @@ use super::Shared;
 use super::batch::{InboundBatch, OutboundBatch};
 use super::builder::CloseReason;
 use super::pool::Pool;
+use super::precedence::Precedence;
 use super::receive::Inbound;
 use super::send::Outbound;
 use super::signal::Signal;
@@ -246,6 +247,9 @@ impl Worker {
             let wake = crew.wake(self.number, |lane| &lane.outbound.ready);
             self.watch.set_tun(lane.outbound.readiness(wake));
         }
+        // Others than those that have a lane only help where there is much to do.
+        let mut precedence = Precedence::new(thread::policy().filter(|_| lane.is_some()), thread::set_policy);
+        let mut now = time::now();
         loop {
             signal.acknowledge();
             if crew.shared.closing.load(Ordering::Acquire) {
@@ -259,20 +263,27 @@ impl Worker {
             if self.number == 0 {
                 self.flush_wanted();
             }
-            self.work(&crew, lane, signal)?;
+            now = self.work(&crew, lane, signal, now)?;
             self.stretches.end();
             let may_sleep = signal.may_sleep(|| lane.is_some_and(Lane::is_ready));
-            self.wait(lane, (!may_sleep).then_some(Duration::ZERO))?;
+            self.wait(lane, if may_sleep { precedence.sleeps(now) } else { Some(Duration::ZERO) })?;
             signal.awake();
+            now = time::now();
+            precedence.woke(now);
         }
     }
 
-    /// Works until there is nothing left to do, or it is signalled.
-    fn work(&mut self, crew: &Crew, home: Option<&Lane>, signal: &Signal) -> Result<(), Stopped> {
+    /// Works from `now` on until there is nothing left to do, or it is signalled. Returns when that was.
+    fn work(
+        &mut self,
+        crew: &Crew,
+        home: Option<&Lane>,
+        signal: &Signal,
+        mut now: Instant,
+    ) -> Result<Instant, Stopped> {
         let mut patient_until = None;
         // Whether the next packet is looked for.
         let mut looking = false;
-        let mut now = time::now();
         while !signal.is_signalled() {
             let (mut round, mut end) = (Round::default(), now);
             if let Some(lane) = home {
@@ -288,7 +299,7 @@ impl Worker {
             }
             let helped = !round.more && self.help(end)?;
             if round.useful {
-                self.spin.hit();
+                self.spin.hit(now);
             }
             if round.worked || helped {
                 if mem::take(&mut looking) {
@@ -297,16 +308,16 @@ impl Worker {
                 patient_until = None;
                 self.watch.moved(round.went_out);
                 if self.is_in_the_way(now, round.more) {
-                    return Ok(());
+                    return Ok(end);
                 }
             }
             now = match home {
                 Some(lane) if !(helped || round.more || round.busy) => {
                     looking = true;
-                    let Some(back) = self.look_again(lane, end)? else { return Ok(()) };
+                    let Some(back) = self.look_again(lane, end)? else { return Ok(end) };
                     back
                 }
-                None if !helped && now >= *patient_until.get_or_insert(now + HELP_PATIENCE) => return Ok(()),
+                None if !helped && now >= *patient_until.get_or_insert(now + HELP_PATIENCE) => return Ok(now),
                 _ => {
                     if !(helped || round.more) {
                         hint::spin_loop();
@@ -316,9 +327,9 @@ impl Worker {
             };
         }
         if looking {
-            self.spin.hit();
+            self.spin.hit(now);
         }
-        Ok(())
+        Ok(now)
     }
 
     /// One round at the first other lane that has a backlog. False when there was nothing to help with.

@@ -63,9 +63,68 @@ pub(crate) fn pin(processor: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// How the system chooses among threads that want a processor. [sched(7)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// SCHED_OTHER, the usual one.
+    Other,
+    /// SCHED_BATCH: the same, but a thread that wakes up does not take the processor from another one.
+    Batch,
+}
+
+impl Policy {
+    const ALL: [Self; 2] = [Self::Other, Self::Batch];
+
+    fn number(self) -> libc::c_int {
+        match self {
+            Self::Other => libc::SCHED_OTHER,
+            Self::Batch => libc::SCHED_BATCH,
+        }
+    }
+}
+
+/// The calling thread's policy; `None` if it is another one, or a sandbox does not tell. [sched_getscheduler(2)]
+pub(crate) fn policy() -> Option<Policy> {
+    // By number: musl's function of that name tells nothing.
+    // SAFETY: the call takes one integer; 0 is this thread.
+    let number = unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) };
+    Policy::ALL.into_iter().find(|policy| libc::c_long::from(policy.number()) == number)
+}
+
+/// Changes the calling thread's policy; its nice value stays. [sched_setscheduler(2)]
+///
+/// # Errors
+/// What the system says; a sandbox may forbid the call.
+pub(crate) fn set_policy(policy: Policy) -> io::Result<()> {
+    /// The kernel's `struct sched_param`.
+    #[repr(C)]
+    struct Parameters {
+        priority: libc::c_int,
+    }
+    let none = Parameters { priority: 0 };
+    // By number: musl's function of that name does nothing.
+    // SAFETY: the call takes two integers, of which 0 is this thread, and reads one `sched_param` through its pointer, which
+    // lives until the call returns.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy.number(), &raw const none) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_runs_under_the_policy_that_it_was_given() {
+        let policies = || {
+            let before = policy();
+            Policy::ALL.into_iter().rev().for_each(|next| {
+                set_policy(next).unwrap();
+                assert_eq!(policy(), Some(next));
+            });
+            before
+        };
+        assert_eq!(std::thread::spawn(policies).join().unwrap(), policy());
+    }
 
     #[test]
     fn a_thread_that_shares_its_processor_has_less_of_its_time() {

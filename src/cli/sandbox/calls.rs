@@ -26,6 +26,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
     libc::SYS_sched_yield,
+    libc::SYS_sched_getscheduler,
     libc::SYS_sched_getaffinity,
     libc::SYS_sched_setaffinity,
     libc::SYS_getpid,
@@ -182,6 +183,8 @@ fn conditional(role: Role) -> Vec<(libc::c_long, Vec<Vec<Condition>>)> {
         (libc::SYS_mprotect, vec![vec![(2, Qword, MaskedEq(exec), 0)]]),
         (libc::SYS_ioctl, any_of(1, IOCTLS)),
         (libc::SYS_prctl, any_of(0, PRCTLS.map(|it| it as u64))),
+        // What the workers run under; nothing that could keep others from running.
+        (libc::SYS_sched_setscheduler, any_of(1, [libc::SCHED_OTHER, libc::SCHED_BATCH].map(|it| it as u64))),
         // Looking at a limit, not setting one.
         (libc::SYS_prlimit64, vec![vec![(2, Qword, Eq, 0)]]),
         (libc::SYS_socket, any_of(0, families.iter().map(|family| *family as u64))),
