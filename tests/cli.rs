@@ -558,6 +558,63 @@ fn the_workers_are_as_many_and_where_they_are_asked_to_be() {
     }
 }
 
+/// The scheduling policies of the daemon's workers, by number.
+fn policies_of(daemon: u32) -> Vec<i32> {
+    let mut policies = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{daemon}/task")).unwrap() {
+        let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        // [proc_pid_stat(5)] The name in parentheses is the second field, the policy the 41st.
+        let (name, fields) = stat.split_once(" (").unwrap().1.rsplit_once(") ").unwrap();
+        if let Some(number) = name.strip_prefix("adit-worker-") {
+            policies.push((number.to_owned(), fields.split(' ').nth(41 - 3).unwrap().parse().unwrap()));
+        }
+    }
+    policies.sort();
+    policies.into_iter().map(|(_, policy)| policy).collect()
+}
+
+// The worker with the lane waits for who woke it, unless somebody chose a policy for it.
+#[test]
+fn a_worker_goes_after_who_woke_it() {
+    let Some(inside) = Inside::new("a_worker_goes_after_who_woke_it") else { return };
+    for (before, expected) in [("", [libc::SCHED_BATCH, libc::SCHED_OTHER]), ("chrt -i 0", [libc::SCHED_IDLE; 2])] {
+        let output = inside.sh(&format!("{before} \"$0\" --threads 2 wgpol0"));
+        assert!(output.status.success(), "{output:?}");
+        let daemon = daemon_of(&inside, "wgpol0");
+        assert!(eventually(|| policies_of(daemon) == expected), "{before}: {:?}", policies_of(daemon));
+        assert!(inside.sh("ip link del wgpol0").status.success());
+        inside.assert_nothing_left("wgpol0");
+    }
+}
+
+// Where the processor is busy, it goes first again: otherwise each packet would wait for some milliseconds.
+#[test]
+fn a_worker_goes_first_where_the_processor_is_busy() {
+    let Some(inside) = Inside::new("a_worker_goes_first_where_the_processor_is_busy") else { return };
+    let main = PathBuf::from(std::process::id().to_string());
+    let anywhere = status_field(std::process::id(), &main, "Cpus_allowed_list:");
+    let processor = anywhere.split([',', '-']).next().unwrap();
+    let output = inside.sh(&format!(
+        "\"$0\" --threads 1 --cpus {processor} wgpol1 && ip link set wgpol1 up && ip addr add 10.7.7.1/24 dev wgpol1"
+    ));
+    assert!(output.status.success(), "{output:?}");
+    let daemon = daemon_of(&inside, "wgpol1");
+    // Packets for nobody wake it up.
+    let packets = "while sleep 0.02; do echo > /dev/udp/10.7.7.2/9; done 2> /dev/null";
+    let mut packets = inside.command("bash").args(["-c", packets]).spawn().unwrap();
+    assert!(eventually(|| policies_of(daemon) == [libc::SCHED_BATCH]));
+    let mut busy = Command::new("taskset").args(["-c", processor, "sh", "-c", "while :; do :; done"]).spawn().unwrap();
+    let went_first = eventually(|| policies_of(daemon) == [libc::SCHED_OTHER]);
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+    let waits_again = eventually(|| policies_of(daemon) == [libc::SCHED_BATCH]);
+    packets.kill().unwrap();
+    packets.wait().unwrap();
+    assert!(went_first && waits_again, "{went_first}, {waits_again}");
+    assert!(inside.sh("ip link del wgpol1").status.success());
+    inside.assert_nothing_left("wgpol1");
+}
+
 /// Starts in the foreground and waits until the socket answers.
 fn in_foreground(inside: &Inside, interface: &str, prepare: impl FnOnce(&mut Command)) -> std::process::Child {
     let mut command = inside.command(ADIT);
