@@ -14,6 +14,7 @@
 //! | `signal`, `inbox` | wakes a thread, and lets it sleep; whom control is to look at |
 //! | `ordered`, `pool` | what is finished leaves in order; the memory for it |
 //! | `spin` | whether to look again before sleeping |
+//! | `precedence` | whether a worker goes before who woke it |
 //! | `stretch` | whether a busy thread has its processor for itself |
 //! | `events` | what happens to peers, told as it happens |
 //! | `stats` | drops, counted by rule |

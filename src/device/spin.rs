@@ -10,7 +10,7 @@
 //!   the clock or a neighbour has held up whoever sends it, and to sleep then takes longer than to wait;
 //! - what strangers send is dealt with as it comes, and prolongs no window: nobody without a session makes it look;
 //! - it is given up where less than two of three windows bring something, for [`PAUSE`] at first and for twice as long each
-//!   time again; until then only, or until what wakes the worker comes so soon, time after time, that it would have been met;
+//!   time again; and taken up before when [`STREAM`] packets in a row wake the worker so soon that it would have met them;
 //! - so it is when others want the processor: a worker lets them go first while it looks, and one that gets it back only
 //!   after [`AWAY_TIME`] would have been woken sooner than that;
 //! - a worker that sleeps does not wake up for it: without traffic it costs nothing.
