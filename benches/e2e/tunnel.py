@@ -194,10 +194,14 @@ class Tunnel:
                 *self.link.inside(LEFT, "ping", "-n", "-c", "1", "-W", "1", address)))
 
     def lead(self, port):
-        """From now on the left sends to this port of the right, and the right to whoever forwards that."""
+        """From now on the left sends to this port of the right, and the right to whoever forwards that.
+
+        The peer is made anew: boringtun refuses changes of one that it knows.
+        """
         left, right = self.interfaces
-        endpoint = f"{self.link.outer(RIGHT)}:{port}"
-        run(*self.link.inside(LEFT, "wg", "set", left.name, "peer", right.public_key, "endpoint", endpoint))
+        peer = self.link.inside(LEFT, "wg", "set", left.name, "peer", right.public_key)
+        run(*peer, "remove")
+        run(*peer, "endpoint", f"{self.link.outer(RIGHT)}:{port}", "allowed-ips", f"{self.addresses[0]}/32")
 
     def newcomer(self):
         """A peer of the left that was not there before, and that has not yet said anything."""
