@@ -34,6 +34,8 @@ from results import METRICS, Failed, Results
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HANDSHAKE_LOAD = ROOT / "target/release/examples/handshake_load"
 STRANGER_FLOOD = ROOT / "target/release/examples/stranger_flood"
+# What scripts/fetch-wireguard-go.sh fetches, which goes before the one in PATH.
+WIREGUARD_GO = ROOT / "target/wireguard-go/usr/bin/wireguard-go"
 TOOLS = ("ip", "wg", "ping", "iperf3", "ethtool", "unshare", "rustc")
 # Where spinning makes no difference, the variant without it would cost time and say nothing.
 NO_SPIN_GROUPS = ("mixes", "pingpong", "paced", "loaded")
@@ -52,7 +54,8 @@ def arguments():
     parser.add_argument("--only", help="implementations to measure, by name (all that are found)")
     parser.add_argument("--adit", action="append", default=[], metavar="[NAME=]PATH",
                         help="the program (target/release/adit); repeat it to compare builds")
-    parser.add_argument("--wireguard-go", metavar="PATH", help="another one than that in PATH")
+    parser.add_argument("--wireguard-go", metavar="PATH",
+                        help="another one than scripts/fetch-wireguard-go.sh fetched, or than that in PATH")
     parser.add_argument("--no-udp-segmentation", action="store_true",
                         help="everything as on a network card without UDP segmentation")
     parser.add_argument("--mtu", type=int, default=1420, help="of the tunnel (1420)")
@@ -95,7 +98,7 @@ def implementations(args):
     known += [tunnel.Implementation(name, (path, "-f")) for name, path in list(builds.items())[1:]]
     rust_words = ("-f", "--disable-drop-privileges", "-v", "error")
     for name, program, words in (
-        ("wireguard-go", args.wireguard_go or shutil.which("wireguard-go"), ("-f",)),
+        ("wireguard-go", args.wireguard_go or shutil.which(WIREGUARD_GO) or shutil.which("wireguard-go"), ("-f",)),
         ("gotatun", shutil.which("gotatun"), rust_words),
         ("boringtun", shutil.which("boringtun-cli"), rust_words),
     ):
