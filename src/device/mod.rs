@@ -28,6 +28,7 @@
 //! staged packets, replay window, index table). Workers take no lock of the first two; of a queue (see `send`,
 //! `receive`) they may hold the entry while they wait for an exit, and take leaves under both.
 
+mod absence;
 mod apply;
 mod batch;
 mod builder;

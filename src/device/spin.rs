@@ -17,6 +17,7 @@
 
 use std::time::Duration;
 
+use super::absence::Absences;
 use crate::proto::time::Instant;
 
 /// How long a worker looks before it sleeps, if nothing else is said: about what a round trip on a virtual machine takes
@@ -53,12 +54,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Longer than who waits for a packet keeps the processor, shorter than who is busy does.
 const AWAY_TIME: Duration = Duration::from_micros(200);
 
-/// What is met by an open eye makes up for one part in this many of an absence.
-const AWAY_WEIGHT: u32 = 8;
-
-/// As many absences that nothing makes up for, and it is given up: a machine that stops now and then has fewer.
-const AWAY_MAX: u32 = 8 * AWAY_WEIGHT;
-
 /// One worker's habit of looking before it sleeps.
 #[derive(Debug)]
 pub(super) struct Spin {
@@ -79,9 +74,7 @@ pub(super) struct Spin {
     /// For how long it will be given up.
     pause: Duration,
     given_up_until: Instant,
-    /// Absences that nothing has made up for yet, each of [`AWAY_WEIGHT`].
-    away: u32,
-    paused_until: Instant,
+    absences: Absences,
 }
 
 impl Spin {
@@ -99,8 +92,7 @@ impl Spin {
             misses: 0,
             pause: PAUSE,
             given_up_until: never,
-            away: 0,
-            paused_until: never,
+            absences: Absences::new(AWAY_TIME, PAUSE..=PAUSE),
         }
     }
 
@@ -109,7 +101,7 @@ impl Spin {
         let earned = now.since(self.credited) / ALLOWANCE;
         self.credited = now;
         self.allowance = (self.allowance + earned).min(self.window * SAVED_MAX);
-        let may = !self.window.is_zero() && now >= self.paused_until && now >= self.given_up_until;
+        let may = !self.window.is_zero() && self.absences.allowed(now) && now >= self.given_up_until;
         if self.began.is_none() && may && self.allowance >= self.window {
             self.began = Some(now);
         }
@@ -137,19 +129,12 @@ impl Spin {
 
     /// It looked, and something came.
     pub(super) fn met(&mut self) {
-        self.away = self.away.saturating_sub(1);
+        self.absences.made_up();
     }
 
     /// It let others go first, from `left` to `back`.
     pub(super) fn came_back(&mut self, left: Instant, back: Instant) {
-        if back.since(left) < AWAY_TIME {
-            return;
-        }
-        self.away += AWAY_WEIGHT;
-        if self.away >= AWAY_MAX {
-            self.away = 0;
-            self.paused_until = back + PAUSE;
-        }
+        self.absences.came_back(left, back);
     }
 
     /// Nothing came until `now`, when the window is over.
@@ -312,8 +297,8 @@ mod tests {
             }
             looked < absences
         };
-        assert!(given_up(20, 0) && given_up(100, AWAY_WEIGHT / 2));
-        assert!(!given_up(7, 0) && !given_up(10_000, AWAY_WEIGHT));
+        assert!(given_up(20, 0) && given_up(100, 4));
+        assert!(!given_up(7, 0) && !given_up(10_000, 8));
     }
 
     /// What is late is waited for after a stream, and not otherwise; and streams that end waste no more than others.

@@ -4,7 +4,8 @@
 //! sources, and runs both directions inline: the thread that reads a packet also seals and sends it, so no packet
 //! waits for a thread to wake up. It takes turns: a batch from the TUN, a batch from the sockets, until both have
 //! nothing more; then it looks again for a moment ([`Spin`]), and only then sleeps. It never waits for the control
-//! thread.
+//! thread. As long as there is more, others on its processor go first between two rounds, if they give it back
+//! ([`Absences`]).
 //!
 //! # Help
 //! While one worker is enough the others sleep. When a lane has had more than its worker could do for
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Shared;
+use super::absence::Absences;
 use super::batch::{InboundBatch, OutboundBatch};
 use super::builder::CloseReason;
 use super::pool::Pool;
@@ -42,6 +44,14 @@ const FLUSHES_PER_TURN: usize = 64;
 /// For how long a direction that has more is served before the other one is looked at. Shorter costs throughput, as the
 /// acknowledgements of bulk traffic come in smaller batches; longer adds to the latency of what comes the other way.
 const QUANTUM: Duration = Duration::from_micros(200);
+
+/// Others that go first between two rounds and keep the processor for longer are busy: those who wait for packets need
+/// some hundred microseconds for all that the last round brought them.
+const AWAY_TIME: Duration = Duration::from_millis(1);
+/// For how long nobody goes first then; twice as long each time that it happens again ...
+const AWAY_PAUSE: Duration = Duration::from_millis(250);
+/// ... up to this.
+const AWAY_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Stretches in a row in which a helper has company before it concludes that there is no processor to spare: the system
 /// may take some time to find it one.
@@ -209,6 +219,7 @@ pub(crate) struct Worker {
     epoch: u64,
     spin: Spin,
     stretches: Stretches,
+    absences: Absences,
     /// Stretches in a row in which this helper had company.
     in_company: u32,
     backoff: Duration,
@@ -223,6 +234,7 @@ impl Worker {
             epoch: 0,
             spin: Spin::new(spin),
             stretches: Stretches::default(),
+            absences: Absences::new(AWAY_TIME, AWAY_PAUSE..=AWAY_PAUSE_MAX),
             in_company: 0,
             backoff: HELP_BACKOFF,
         }
@@ -293,6 +305,7 @@ impl Worker {
                     lane.backlog.store(round.more, Ordering::Relaxed);
                 }
                 if round.more {
+                    self.let_others_go_first(end);
                     // What the one direction brings must be seen while the other one never ends.
                     self.wait(Some(lane), Some(Duration::ZERO))?;
                 }
@@ -372,6 +385,18 @@ impl Worker {
         self.crew.no_help_until.store((now + self.backoff).as_nanos(), Ordering::Relaxed);
         self.backoff = (self.backoff * 2).min(HELP_BACKOFF_MAX);
         true
+    }
+
+    /// Between two rounds. The other end of the tunnel, or whoever the packets are for, may be waiting for this very
+    /// processor while their buffers fill.
+    fn let_others_go_first(&mut self, now: Instant) {
+        if !self.absences.allowed(now) {
+            return;
+        }
+        std::thread::yield_now();
+        if !self.absences.came_back(now, time::now()) {
+            self.absences.made_up();
+        }
     }
 
     /// Before the thread sleeps, for a moment: chooses which sources are asked next. Returns when; `None` when it had
