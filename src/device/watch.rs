@@ -116,6 +116,11 @@ impl Watch {
         (self.last_out, self.just_moved) = (out, true);
     }
 
+    /// Whether a packet that goes out is likely to follow one that came in: the last time one did, and the TUN can be asked.
+    pub(super) fn expects_answer(&self) -> bool {
+        self.tun.is_some() && self.next_out[usize::from(false)]
+    }
+
     /// Tells where the next packet is likely to come from, without asking the system: from where it came after such a one the
     /// last time; and from the TUN and the near socket right after a packet, when more may have come at once. Now and then,
     /// however much comes from there, it tells both, and asks for the others.
@@ -327,6 +332,7 @@ mod tests {
         let moves = [(true, near), (false, tun), (true, near), (true, tun), (true, tun), (false, tun), (false, near)];
         for (out, next) in moves {
             watch.moved(out);
+            assert!(out || watch.expects_answer() == (next == tun), "after {out}");
             let mut expected = vec![vec![next]; ALL_EVERY as usize];
             expected[0] = vec![tun, near]; // More may have come at once.
             expected[ALL_EVERY as usize - 1] = all.to_vec();
@@ -356,6 +362,7 @@ mod tests {
         watch.set_sockets(vec![Readiness::Wake; 2]).unwrap();
         assert_eq!(wait(&mut watch, NOW), []);
         assert!(guesses(&mut watch, 2 * ALL_EVERY).concat().is_empty());
+        assert!(!watch.expects_answer());
         watch.set_sockets(Vec::new()).unwrap();
     }
 }

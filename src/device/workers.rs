@@ -327,7 +327,11 @@ impl Worker {
             now = match home {
                 Some(lane) if !(helped || round.more || round.busy) => {
                     looking = true;
-                    let Some(back) = self.look_again(lane, end)? else { return Ok(end) };
+                    let back = match self.look_again(lane, end)? {
+                        None if round.useful && !round.went_out => self.await_answer(lane, end),
+                        back => back,
+                    };
+                    let Some(back) = back else { return Ok(end) };
                     back
                 }
                 None if !helped && now >= *patient_until.get_or_insert(now + HELP_PATIENCE) => return Ok(now),
@@ -388,15 +392,26 @@ impl Worker {
     }
 
     /// Between two rounds. The other end of the tunnel, or whoever the packets are for, may be waiting for this very
-    /// processor while their buffers fill.
-    fn let_others_go_first(&mut self, now: Instant) {
+    /// processor while their buffers fill. Returns when they had their turn; `None` if they get none.
+    fn let_others_go_first(&mut self, now: Instant) -> Option<Instant> {
         if !self.absences.allowed(now) {
-            return;
+            return None;
         }
         std::thread::yield_now();
-        if !self.absences.came_back(now, time::now()) {
+        let back = time::now();
+        if !self.absences.came_back(now, back) {
             self.absences.made_up();
         }
+        Some(back)
+    }
+
+    /// Before the thread sleeps after a packet that came in, where one that goes out follows. Who answers it may be waiting for
+    /// this very processor, and has done so by the time it waits again; then neither of the two need be woken. Returns when
+    /// to ask for the answer; `None` if it is not to be expected.
+    fn await_answer(&mut self, lane: &Lane, now: Instant) -> Option<Instant> {
+        let back = if self.watch.expects_answer() { self.let_others_go_first(now) } else { None }?;
+        lane.may_have(Source::Tun);
+        Some(back)
     }
 
     /// Before the thread sleeps, for a moment: chooses which sources are asked next. Returns when; `None` when it had
