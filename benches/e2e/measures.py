@@ -72,7 +72,9 @@ class Metric:
 class Group:
     """`measure(bench)` yields figures by the names of metrics as they come: NaN where there is none, a `Failure` where
     there was to be one. If it raises one, that is so for all that has not come.
-    `cost(seconds, quick)` is about what it takes, in seconds."""
+    `cost(seconds, quick)` is about what it takes, in seconds.
+    `turns` is how often a round comes to it, each time for as much shorter: more often where figures follow the host's
+    moods, which last for minutes, so that no implementation has a mood to itself."""
 
     name: str
     title: str
@@ -81,6 +83,10 @@ class Group:
     cost: Callable
     topology: str = "pair"
     bare: bool = True
+    turns: int = 1
+
+    def turns_of_round(self, quick):
+        return 1 if quick else self.turns
 
 
 @dataclass
@@ -105,7 +111,8 @@ class Bench:
     """One implementation's tunnel over a link of its own, for one group."""
 
     def __init__(self, settings, group, implementation, partner):
-        self.settings, self.seconds, self.traffic = settings, settings.seconds, settings.traffic
+        self.settings, self.traffic = settings, settings.traffic
+        self.seconds = settings.seconds / group.turns_of_round(settings.quick)
         self.implementation = implementation
         self.log = open(settings.logs / f"{implementation.name}.log", "a")
         self.link = self.tunnel = None
@@ -552,11 +559,13 @@ MEMORY = "memory_mb"
 START = 0.4
 # Two namespaces, two daemons, a handshake; and their end.
 SET_UP = 0.8
+# Turns of a round where the host's moods show.
+OFTEN = 3
 
 GROUPS = {group.name: group for group in (
     Group("tcp", "TCP", transfer_metrics(TCP), tcp, lambda s, quick: SET_UP + (6 if quick else 9) * (s + START)),
     Group("udp", "UDP floods", tuple(m for size in FLOODS for m in flood_metrics(size)), floods,
-          lambda s, _: SET_UP + len(FLOODS) * (s + START)),
+          lambda s, _: SET_UP + len(FLOODS) * (s + START), turns=OFTEN),
     Group("mixes", "DNS-like and VoIP-like", (
         Metric("dns_kqps", f"DNS-like, {DNS_ASKERS} askers, answered", "k/s", True),
         Metric("dns_p50", "DNS-like, p50", "us"),
@@ -570,15 +579,15 @@ GROUPS = {group.name: group for group in (
         Metric("voip_cpu_us", "VoIP-like: daemon CPU per packet", "us"),
     ), mixes, lambda s, _: SET_UP + 2 * (s + START)),
     Group("pingpong", "Ping-pong, nothing else under way", tuple(m for s in PAYLOADS for m in pingpong_metrics(s)),
-          pingpong, lambda s, _: SET_UP + len(PAYLOADS) * (s + 0.2)),
+          pingpong, lambda s, _: SET_UP + len(PAYLOADS) * (s + 0.2), turns=OFTEN),
     Group("paced", "Paced pings", tuple(m for pace in PACES_MS for m in paced_metrics(pace)), paced,
-          lambda s, _: SET_UP + 3 * s + len(PACES_MS) * START),
+          lambda s, _: SET_UP + 3 * s + len(PACES_MS) * START, turns=OFTEN),
     Group("loaded", "Latency under load", (
         *loaded_metrics("loaded_tcp", f"TCP, {LOADED_STREAMS} streams"),
         Metric("loaded_tcp_gbits", "the TCP meanwhile", "Gbit/s", True),
         *loaded_metrics("loaded_udp", f"a UDP {LOADED_FLOOD} B flood"),
         Metric("loaded_udp_kpps", "the flood meanwhile, delivered", "kpps", True),
-    ), loaded, lambda s, _: SET_UP + 2 * (s + 1.5)),
+    ), loaded, lambda s, _: SET_UP + 2 * (s + 1.5), turns=OFTEN),
     Group("unsegmented", "TCP, no UDP segmentation on the veth",
           transfer_metrics(SAVED_WITHOUT_SEGMENTATION, "unsegmented_", ", no UDP segmentation"), unsegmented,
           lambda s, _: SET_UP + len(SAVED_WITHOUT_SEGMENTATION) * (s + START), "unsegmented"),

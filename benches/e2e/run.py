@@ -134,6 +134,8 @@ def describe(args, chosen):
         commit = run("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12").strip()
     except Failure:
         commit = "unknown"
+    often = "".join(f"; {name} {args.rounds * n} of {args.seconds / n:g} s" for name, n in
+                    ((name, GROUPS[name].turns_of_round(args.quick)) for name in args.metrics) if n > 1)
     segmentation = ", no UDP segmentation on the veth" if args.no_udp_segmentation else ""
     return [
         ("machine", f"{processor}, {os.cpu_count()} cores, {memory:.0f} GB"),
@@ -142,7 +144,7 @@ def describe(args, chosen):
         ("commit", commit),
         ("command", " ".join(sys.argv)),
         ("method", f"{args.rounds} interleaved rounds, {args.seconds:g} s a test, inner MTU {args.mtu}, "
-                   f"outer {OUTER_MTU}{segmentation}"),
+                   f"outer {OUTER_MTU}{segmentation}{often}"),
         ("measured", "; ".join(f"{i.name}: {version(i)} ({i.command[0]})" for i in chosen if i.is_process)),
         ("load", f"{os.getloadavg()[0]:.2f} before the run"),
     ]
@@ -178,29 +180,31 @@ def plan(args, chosen):
     return steps
 
 
-def rotated(steps, number):
-    """The same groups in the same order; within each, the implementations begin with another one each round."""
-    made = []
-    for name in dict.fromkeys(group.name for group, _ in steps):
-        of_group = [step for step in steps if step[0].name == name]
-        start = number % len(of_group)
-        made += of_group[start:] + of_group[:start]
-    return made
+def turns(steps, number_of_round, quick):
+    """Steps of a round as they are done, with the number of the turn. In each turn of a group its implementations begin with
+    another one."""
+    for group in dict.fromkeys(group for group, _ in steps):
+        of_group = [step for step in steps if step[0] is group]
+        in_a_round = group.turns_of_round(quick)
+        for turn in range((number_of_round - 1) * in_a_round, number_of_round * in_a_round):
+            start = turn % len(of_group)
+            for _, implementation in of_group[start:] + of_group[:start]:
+                yield turn + 1, group, implementation
 
 
-def measure(settings, results, number_of_round, group, implementation, partner):
-    """Does a step and gives a word on it. Whatever goes wrong is a result as well."""
+def measure(settings, results, number_of_round, turn, group, implementation, partner):
+    """Does a step and gives a word on it. Whatever goes wrong is a result as well. `turn` counts over all rounds."""
     headline = ""
     bench = None
     try:
         bench = Bench(settings, group, implementation, partner)
         for found in group.measure(bench):
-            results.add(number_of_round, implementation.name, group.name, found)
+            results.add(turn, implementation.name, group.name, found)
             headline = headline or headline_of(found)
         results.add(number_of_round, implementation.name, group.name, {MEMORY: bench.tunnel.peak_memory_mb(implementation)})
     except Exception as error:
         reason = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
-        results.fail(Failed(implementation.name, group.name, number_of_round, " ".join(reason.split())))
+        results.fail(Failed(implementation.name, group.name, turn, " ".join(reason.split())))
         headline = f"failed: {reason}"
     finally:
         if bench:
@@ -222,14 +226,17 @@ def interrupted(*_):
 
 
 def rounds(args, settings, steps, results, partner):
-    costs = [group.cost(args.seconds, args.quick) for group, _ in steps]
-    total = sum(costs) * args.rounds
+    def cost(group):
+        """Of one turn, in seconds."""
+        return group.cost(args.seconds / group.turns_of_round(args.quick), args.quick)
+
+    total = sum(cost(group) * group.turns_of_round(args.quick) for group, _ in steps) * args.rounds
     say(f"{len(steps)} steps, {args.rounds} rounds: about {minutes(total)}")
     begun, done = time.monotonic(), 0.0
     for number_of_round in range(1, args.rounds + 1):
-        for group, implementation in rotated(steps, number_of_round - 1):
-            headline = measure(settings, results, number_of_round, group, implementation, partner)
-            done += group.cost(args.seconds, args.quick)
+        for turn, group, implementation in turns(steps, number_of_round, args.quick):
+            headline = measure(settings, results, number_of_round, turn, group, implementation, partner)
+            done += cost(group)
             left = (total - done) * (time.monotonic() - begun) / done
             say(f"{100 * done / total:3.0f} %, {minutes(left)} left: round {number_of_round}, {group.name}, "
                 f"{implementation.name}: {headline}")
