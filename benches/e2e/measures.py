@@ -497,10 +497,10 @@ def flooding(bench, kind, port, seconds, per_second, sources):
 def stranger_metrics(kind, title):
     name = f"strangers_{kind}"
     return tuple(metric for suffix, way in (("", "out"), ("r", "in")) for metric in (
-        Metric(f"{name}{suffix}", f"TCP 1 stream {way}, beside {title}", "Gbit/s", True),
-        Metric(f"{name}_kept{suffix}", f"TCP 1 stream {way}: of that beside the same at a closed port", "%", True),
-        Metric(f"{name}_kpps{suffix}", f"TCP 1 stream {way}: what the strangers could send", "kpps", None),
-        Metric(f"{name}_answered{suffix}", f"TCP 1 stream {way}: answers to the strangers", "datagrams"),
+        Metric(f"{name}{suffix}", f"TCP 1 stream {way}, beside {STRANGERS_RATE // 1000},000/s of {title}", "Gbit/s", True),
+        Metric(f"{name}_kept{suffix}", f"{title}, {way}: of that beside the same at a closed port", "%", True),
+        Metric(f"{name}_kpps{suffix}", f"{title}, {way}: what the strangers could send", "kpps", None),
+        Metric(f"{name}_answered{suffix}", f"{title}, {way}: answers to the strangers", "datagrams"),
     ))
 
 
@@ -623,10 +623,10 @@ GROUPS = {group.name: group for group in (
     Group("strangers", "Floods of strangers", (
         Metric("strangers_none", "TCP 1 stream out, no strangers", "Gbit/s", True),
         Metric("strangers_noner", "TCP 1 stream in, no strangers", "Gbit/s", True),
-        *stranger_metrics("wrong", f"{STRANGERS_RATE // 1000},000/s of a wrong mac1"),
-        *stranger_metrics("unknown", f"{STRANGERS_RATE // 1000},000/s of an unknown index"),
+        *stranger_metrics("wrong", "a wrong mac1"),
+        *stranger_metrics("unknown", "an unknown index"),
         Metric("strangers_right", f"TCP 1 stream out, beside {SPOOFED_RATE // 1000},000/s of a right mac1", "Gbit/s", True),
-        Metric("strangers_right_kpps", "TCP 1 stream out: what those strangers could send", "kpps", None),
+        Metric("strangers_right_kpps", "a right mac1, out: what the strangers could send", "kpps", None),
         Metric("strangers_newcomer", "a new peer's first answer beside them", "s"),
         Metric("strangers_memory", "the daemon's peak memory beside them, above before", "MB"),
     ), strangers, lambda s, _: SET_UP + 2 * (s + START) + 9 * (s + START + FLOOD_START + FLOOD_REST) + NEWCOMER_LIMIT / 2, bare=False),

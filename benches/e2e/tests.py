@@ -18,6 +18,7 @@ sys.dont_write_bytecode = True
 import load
 import measures
 import report
+import run
 from goals import ADIT
 from link import Failure
 from results import Failed, Results
@@ -115,6 +116,24 @@ class Streams(unittest.TestCase):
                         stream.gbits(0.1)
             with self.assertRaises(Failure), traffic.stream(Here, "192.0.2.1:1"):
                 pass
+
+
+class Turns(unittest.TestCase):
+    @staticmethod
+    def order(number_of_round, quick=False):
+        steps = [(measures.GROUPS[group], name) for group in ("tcp", "pingpong") for name in "abcd"]
+        made = run.turns(steps, number_of_round, quick)
+        return [(turn, group.name, name) for turn, group, name in made]
+
+    def test_a_round_comes_to_latency_three_times_each_time_beginning_with_another_one(self):
+        def expected(group, turn, names):
+            return [(turn, group, name) for name in names]
+
+        latency = ("pingpong", 1, "abcd"), ("pingpong", 2, "bcda"), ("pingpong", 3, "cdab")
+        self.assertEqual(self.order(1), sum((expected(*step) for step in (("tcp", 1, "abcd"), *latency)), []))
+        latency = ("pingpong", 4, "dabc"), ("pingpong", 5, "abcd"), ("pingpong", 6, "bcda")
+        self.assertEqual(self.order(2), sum((expected(*step) for step in (("tcp", 2, "bcda"), *latency)), []))
+        self.assertEqual(self.order(1, quick=True), expected("tcp", 1, "abcd") + expected("pingpong", 1, "abcd"))
 
 
 class Floods(unittest.TestCase):
