@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -320,7 +320,7 @@ fn a_descriptor_that_is_no_tun() {
 
 /// A network namespace of its own, with a /run/wireguard of its own, held by a shell.
 struct Inside {
-    shell: std::process::Child,
+    shell: Child,
 }
 
 impl Inside {
@@ -573,15 +573,31 @@ fn policies_of(daemon: u32) -> Vec<i32> {
     policies.into_iter().map(|(_, policy)| policy).collect()
 }
 
+/// Starts a daemon by `command`, and a program that wakes it up by packets for nobody: what others on the machine do may
+/// have made a worker go first, and at rest it would stay so.
+fn woken_daemon(inside: &Inside, interface: &str, command: &str) -> (u32, Child) {
+    let up = format!("{command} {interface} && ip link set {interface} up && ip addr add 10.7.7.1/24 dev {interface}");
+    let output = inside.sh(&up);
+    assert!(output.status.success(), "{output:?}");
+    let packets = "while sleep 0.02; do echo > /dev/udp/10.7.7.2/9; done 2> /dev/null";
+    let packets = inside.command("bash").args(["-c", packets]).spawn().unwrap();
+    (daemon_of(inside, interface), packets)
+}
+
+fn end(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 // The worker with the lane waits for who woke it, unless somebody chose a policy for it.
 #[test]
 fn a_worker_goes_after_who_woke_it() {
     let Some(inside) = Inside::new("a_worker_goes_after_who_woke_it") else { return };
     for (before, expected) in [("", [libc::SCHED_BATCH, libc::SCHED_OTHER]), ("chrt -i 0", [libc::SCHED_IDLE; 2])] {
-        let output = inside.sh(&format!("{before} \"$0\" --threads 2 wgpol0"));
-        assert!(output.status.success(), "{output:?}");
-        let daemon = daemon_of(&inside, "wgpol0");
-        assert!(eventually(|| policies_of(daemon) == expected), "{before}: {:?}", policies_of(daemon));
+        let (daemon, packets) = woken_daemon(&inside, "wgpol0", &format!("{before} \"$0\" --threads 2"));
+        let as_expected = eventually(|| policies_of(daemon) == expected);
+        end(packets);
+        assert!(as_expected, "{before}: {:?}", policies_of(daemon));
         assert!(inside.sh("ip link del wgpol0").status.success());
         inside.assert_nothing_left("wgpol0");
     }
@@ -594,29 +610,20 @@ fn a_worker_goes_first_where_the_processor_is_busy() {
     let main = PathBuf::from(std::process::id().to_string());
     let anywhere = status_field(std::process::id(), &main, "Cpus_allowed_list:");
     let processor = anywhere.split([',', '-']).next().unwrap();
-    let output = inside.sh(&format!(
-        "\"$0\" --threads 1 --cpus {processor} wgpol1 && ip link set wgpol1 up && ip addr add 10.7.7.1/24 dev wgpol1"
-    ));
-    assert!(output.status.success(), "{output:?}");
-    let daemon = daemon_of(&inside, "wgpol1");
-    // Packets for nobody wake it up.
-    let packets = "while sleep 0.02; do echo > /dev/udp/10.7.7.2/9; done 2> /dev/null";
-    let mut packets = inside.command("bash").args(["-c", packets]).spawn().unwrap();
+    let (daemon, packets) = woken_daemon(&inside, "wgpol1", &format!("\"$0\" --threads 1 --cpus {processor}"));
     assert!(eventually(|| policies_of(daemon) == [libc::SCHED_BATCH]));
-    let mut busy = Command::new("taskset").args(["-c", processor, "sh", "-c", "while :; do :; done"]).spawn().unwrap();
+    let busy = Command::new("taskset").args(["-c", processor, "sh", "-c", "while :; do :; done"]).spawn().unwrap();
     let went_first = eventually(|| policies_of(daemon) == [libc::SCHED_OTHER]);
-    busy.kill().unwrap();
-    busy.wait().unwrap();
+    end(busy);
     let waits_again = eventually(|| policies_of(daemon) == [libc::SCHED_BATCH]);
-    packets.kill().unwrap();
-    packets.wait().unwrap();
+    end(packets);
     assert!(went_first && waits_again, "{went_first}, {waits_again}");
     assert!(inside.sh("ip link del wgpol1").status.success());
     inside.assert_nothing_left("wgpol1");
 }
 
 /// Starts in the foreground and waits until the socket answers.
-fn in_foreground(inside: &Inside, interface: &str, prepare: impl FnOnce(&mut Command)) -> std::process::Child {
+fn in_foreground(inside: &Inside, interface: &str, prepare: impl FnOnce(&mut Command)) -> Child {
     let mut command = inside.command(ADIT);
     command.args(["-f", interface]).stderr(Stdio::piped()).stdout(Stdio::piped());
     prepare(&mut command);
