@@ -409,7 +409,10 @@ impl Worker {
     /// this very processor, and has done so by the time it waits again; then neither of the two need be woken. Returns when
     /// to ask for the answer; `None` if it is not to be expected.
     fn await_answer(&mut self, lane: &Lane, now: Instant) -> Option<Instant> {
-        let back = if self.watch.expects_answer() { self.let_others_go_first(now) } else { None }?;
+        if !self.watch.expects_answer() {
+            return None;
+        }
+        let back = self.let_others_go_first(now)?;
         lane.may_have(Source::Tun);
         Some(back)
     }
