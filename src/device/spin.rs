@@ -12,7 +12,8 @@
 //! - it is given up where less than two of three windows bring something, for [`PAUSE`] at first and for twice as long each
 //!   time again; and taken up before when [`STREAM`] packets in a row wake the worker so soon that it would have met them;
 //! - so it is when others want the processor: a worker lets them go first while it looks, and one that gets it back only
-//!   after [`AWAY_TIME`] would have been woken sooner than that;
+//!   after [`AWAY_TIME`] would have been woken sooner than that; for [`PAUSE`] at first, for up to [`AWAY_PAUSE_MAX`] while
+//!   they do;
 //! - a worker that sleeps does not wake up for it: without traffic it costs nothing.
 
 use std::time::Duration;
@@ -54,6 +55,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Longer than who waits for a packet keeps the processor, shorter than who is busy does.
 const AWAY_TIME: Duration = Duration::from_micros(200);
 
+/// For how long it is given up while others stay busy: each trial costs the time of some absences, and who was busy waits for
+/// packets again within less than a second.
+const AWAY_PAUSE_MAX: Duration = Duration::from_millis(200);
+
 /// One worker's habit of looking before it sleeps.
 #[derive(Debug)]
 pub(super) struct Spin {
@@ -92,7 +97,7 @@ impl Spin {
             misses: 0,
             pause: PAUSE,
             given_up_until: never,
-            absences: Absences::new(AWAY_TIME, PAUSE..=PAUSE),
+            absences: Absences::new(AWAY_TIME, PAUSE..=AWAY_PAUSE_MAX),
         }
     }
 
@@ -299,6 +304,37 @@ mod tests {
         };
         assert!(given_up(20, 0) && given_up(100, 4));
         assert!(!given_up(7, 0) && !given_up(10_000, 8));
+    }
+
+    /// The longer they are, the more seldom it is tried; and as often as at first once they are not.
+    #[test]
+    fn it_is_tried_seldom_while_others_stay_busy() {
+        let mut spin = Spin::new(WINDOW);
+        let mut trials = |now: &mut Instant, time: Duration, away: Duration| {
+            let (end, mut trials, mut looked) = (*now + time, 0, false);
+            while *now < end {
+                let looks = spin.until(*now).is_some();
+                trials += u32::from(looks && !looked);
+                looked = looks;
+                if looks {
+                    spin.came_back(*now, *now + away);
+                    if away < AWAY_TIME {
+                        spin.met();
+                    }
+                }
+                *now = *now + away;
+                spin.hit(*now);
+            }
+            trials
+        };
+        let mut now = Instant::default() + SECOND;
+        let busy = AWAY_TIME * 5;
+        let seldom = 1 + (SECOND * 10).div_duration_f64(AWAY_PAUSE_MAX) as u32;
+        let made = trials(&mut now, SECOND * 10, busy);
+        assert!((seldom / 2..=seldom + 2).contains(&made), "{made}");
+        trials(&mut now, SECOND, WINDOW / 2);
+        let made = trials(&mut now, PAUSE * 2, busy);
+        assert_eq!(made, 2, "it begins anew");
     }
 
     /// What is late is waited for after a stream, and not otherwise; and streams that end waste no more than others.
