@@ -74,7 +74,7 @@ class Group:
     there was to be one. If it raises one, that is so for all that has not come.
     `cost(seconds, quick)` is about what it takes, in seconds.
     `turns` is how often a round comes to it, each time for as much shorter: more often where figures follow the host's
-    moods, which last for minutes, so that no implementation has a mood to itself."""
+    moods, so that no implementation has a mood to itself."""
 
     name: str
     title: str
@@ -84,9 +84,6 @@ class Group:
     topology: str = "pair"
     bare: bool = True
     turns: int = 1
-
-    def turns_of_round(self, quick):
-        return 1 if quick else self.turns
 
 
 @dataclass
@@ -112,7 +109,7 @@ class Bench:
 
     def __init__(self, settings, group, implementation, partner):
         self.settings, self.traffic = settings, settings.traffic
-        self.seconds = settings.seconds / group.turns_of_round(settings.quick)
+        self.seconds = settings.seconds / group.turns
         self.implementation = implementation
         self.log = open(settings.logs / f"{implementation.name}.log", "a")
         self.link = self.tunnel = None
@@ -559,8 +556,10 @@ MEMORY = "memory_mb"
 START = 0.4
 # Two namespaces, two daemons, a handshake; and their end.
 SET_UP = 0.8
-# Turns of a round where the host's moods show.
-OFTEN = 3
+# Turns of a round where the host's moods show, of seconds and of minutes ...
+OFTEN = 9
+# ... and where there is too little to see in a third of a second.
+SLOWLY = 3
 
 GROUPS = {group.name: group for group in (
     Group("tcp", "TCP", transfer_metrics(TCP), tcp, lambda s, quick: SET_UP + (6 if quick else 9) * (s + START)),
@@ -581,13 +580,13 @@ GROUPS = {group.name: group for group in (
     Group("pingpong", "Ping-pong, nothing else under way", tuple(m for s in PAYLOADS for m in pingpong_metrics(s)),
           pingpong, lambda s, _: SET_UP + len(PAYLOADS) * (s + 0.2), turns=OFTEN),
     Group("paced", "Paced pings", tuple(m for pace in PACES_MS for m in paced_metrics(pace)), paced,
-          lambda s, _: SET_UP + 3 * s + len(PACES_MS) * START, turns=OFTEN),
+          lambda s, _: SET_UP + 3 * s + len(PACES_MS) * START, turns=SLOWLY),
     Group("loaded", "Latency under load", (
         *loaded_metrics("loaded_tcp", f"TCP, {LOADED_STREAMS} streams"),
         Metric("loaded_tcp_gbits", "the TCP meanwhile", "Gbit/s", True),
         *loaded_metrics("loaded_udp", f"a UDP {LOADED_FLOOD} B flood"),
         Metric("loaded_udp_kpps", "the flood meanwhile, delivered", "kpps", True),
-    ), loaded, lambda s, _: SET_UP + 2 * (s + 1.5), turns=OFTEN),
+    ), loaded, lambda s, _: SET_UP + 2 * (s + 1.5), turns=SLOWLY),
     Group("unsegmented", "TCP, no UDP segmentation on the veth",
           transfer_metrics(SAVED_WITHOUT_SEGMENTATION, "unsegmented_", ", no UDP segmentation"), unsegmented,
           lambda s, _: SET_UP + len(SAVED_WITHOUT_SEGMENTATION) * (s + START), "unsegmented"),

@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 
 # Run by root in somebody's checkout: nothing is left beside the sources.
 sys.dont_write_bytecode = True
@@ -126,7 +127,7 @@ def implementations(args):
     return chosen
 
 
-def describe(args, chosen):
+def describe(args, chosen, steps):
     processor = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
                      platform.machine())
     memory = int(open("/proc/meminfo").readline().split()[1]) / 1e6
@@ -134,8 +135,8 @@ def describe(args, chosen):
         commit = run("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12").strip()
     except Failure:
         commit = "unknown"
-    often = "".join(f"; {name} {args.rounds * n} of {args.seconds / n:g} s" for name, n in
-                    ((name, GROUPS[name].turns_of_round(args.quick)) for name in args.metrics) if n > 1)
+    often = "".join(f"; {group.name} {args.rounds * group.turns} of {args.seconds / group.turns:.2g} s"
+                    for group in dict.fromkeys(group for group, _ in steps) if group.turns > 1)
     segmentation = ", no UDP segmentation on the veth" if args.no_udp_segmentation else ""
     return [
         ("machine", f"{processor}, {os.cpu_count()} cores, {memory:.0f} GB"),
@@ -163,7 +164,7 @@ def plan(args, chosen):
     """Steps of a round: group and implementation. Neighbours in time are those that are compared."""
     steps = []
     for name in args.metrics:
-        group = GROUPS[name]
+        group = replace(GROUPS[name], turns=1) if args.quick else GROUPS[name]
         for implementation in chosen:
             wanted = group.bare or implementation.is_tunnel
             if group.topology == "forwarded":
@@ -180,13 +181,12 @@ def plan(args, chosen):
     return steps
 
 
-def turns(steps, number_of_round, quick):
+def turns(steps, number_of_round):
     """Steps of a round as they are done, with the number of the turn. In each turn of a group its implementations begin with
     another one."""
     for group in dict.fromkeys(group for group, _ in steps):
         of_group = [step for step in steps if step[0] is group]
-        in_a_round = group.turns_of_round(quick)
-        for turn in range((number_of_round - 1) * in_a_round, number_of_round * in_a_round):
+        for turn in range((number_of_round - 1) * group.turns, number_of_round * group.turns):
             start = turn % len(of_group)
             for _, implementation in of_group[start:] + of_group[:start]:
                 yield turn + 1, group, implementation
@@ -228,13 +228,13 @@ def interrupted(*_):
 def rounds(args, settings, steps, results, partner):
     def cost(group):
         """Of one turn, in seconds."""
-        return group.cost(args.seconds / group.turns_of_round(args.quick), args.quick)
+        return group.cost(args.seconds / group.turns, args.quick)
 
-    total = sum(cost(group) * group.turns_of_round(args.quick) for group, _ in steps) * args.rounds
+    total = sum(cost(group) * group.turns for group, _ in steps) * args.rounds
     say(f"{len(steps)} steps, {args.rounds} rounds: about {minutes(total)}")
     begun, done = time.monotonic(), 0.0
     for number_of_round in range(1, args.rounds + 1):
-        for turn, group, implementation in turns(steps, number_of_round, args.quick):
+        for turn, group, implementation in turns(steps, number_of_round):
             headline = measure(settings, results, number_of_round, turn, group, implementation, partner)
             done += cost(group)
             left = (total - done) * (time.monotonic() - begun) / done
@@ -284,8 +284,8 @@ def main():
     if "mixed" in args.metrics and not partner:
         give_up("mixed pairs need adit among the measured")
 
-    facts = describe(args, chosen)
     steps = plan(args, chosen)
+    facts = describe(args, chosen, steps)
     stopped = False
     with open(args.out / "figures.csv", "w", newline="") as file:
         results = Results(file, facts)

@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 import time
+import types
 import unittest
 from unittest import mock
 
@@ -19,6 +20,7 @@ import load
 import measures
 import report
 import run
+import tunnel
 from goals import ADIT
 from link import Failure
 from results import Failed, Results
@@ -121,19 +123,20 @@ class Streams(unittest.TestCase):
 class Turns(unittest.TestCase):
     @staticmethod
     def order(number_of_round, quick=False):
-        steps = [(measures.GROUPS[group], name) for group in ("tcp", "pingpong") for name in "abcd"]
-        made = run.turns(steps, number_of_round, quick)
-        return [(turn, group.name, name) for turn, group, name in made]
+        args = types.SimpleNamespace(metrics=["tcp", "paced"], quick=quick, explicit=True)
+        chosen = [tunnel.Implementation(name, ("true",)) for name in "abcd"]
+        made = run.turns(run.plan(args, chosen), number_of_round)
+        return [(turn, group.name, implementation.name) for turn, group, implementation in made]
 
-    def test_a_round_comes_to_latency_three_times_each_time_beginning_with_another_one(self):
+    def test_a_round_comes_to_latency_more_often_each_time_beginning_with_another_one(self):
         def expected(group, turn, names):
             return [(turn, group, name) for name in names]
 
-        latency = ("pingpong", 1, "abcd"), ("pingpong", 2, "bcda"), ("pingpong", 3, "cdab")
+        latency = ("paced", 1, "abcd"), ("paced", 2, "bcda"), ("paced", 3, "cdab")
         self.assertEqual(self.order(1), sum((expected(*step) for step in (("tcp", 1, "abcd"), *latency)), []))
-        latency = ("pingpong", 4, "dabc"), ("pingpong", 5, "abcd"), ("pingpong", 6, "bcda")
+        latency = ("paced", 4, "dabc"), ("paced", 5, "abcd"), ("paced", 6, "bcda")
         self.assertEqual(self.order(2), sum((expected(*step) for step in (("tcp", 2, "bcda"), *latency)), []))
-        self.assertEqual(self.order(1, quick=True), expected("tcp", 1, "abcd") + expected("pingpong", 1, "abcd"))
+        self.assertEqual(self.order(1, quick=True), expected("tcp", 1, "abcd") + expected("paced", 1, "abcd"))
 
 
 class Floods(unittest.TestCase):
