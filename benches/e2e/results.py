@@ -15,17 +15,17 @@ METRICS = {metric.name: metric for group in GROUPS.values() for metric in group.
 
 @dataclass(frozen=True)
 class Failed:
-    """Why a group gave no figures for an implementation in a round: for these metrics, or for all that had not come."""
+    """Why a group gave no figures for an implementation in a turn: for these metrics, or for all that had not come."""
 
     implementation: str
     group: str
-    round: int
+    turn: int
     reason: str
     metrics: tuple = ()
 
     def __str__(self):
         what = f" ({', '.join(self.metrics)})" if self.metrics else ""
-        return f"{self.implementation}, {self.group}, round {self.round}{what}: {self.reason}"
+        return f"{self.implementation}, {self.group}, turn {self.turn}{what}: {self.reason}"
 
 
 class Results:
@@ -67,4 +67,4 @@ class Results:
         have = self.figures.get((name, metric), {})
         return [number for number, failed in enumerate(self.failures, 1)
                 if (failed.implementation, failed.group) == (name, group)
-                and (metric in failed.metrics or not failed.metrics and failed.round not in have)]
+                and (metric in failed.metrics or not failed.metrics and failed.turn not in have)]

@@ -238,8 +238,8 @@ def rounds(args, settings, steps, results, partner):
             headline = measure(settings, results, number_of_round, turn, group, implementation, partner)
             done += cost(group)
             left = (total - done) * (time.monotonic() - begun) / done
-            say(f"{100 * done / total:3.0f} %, {minutes(left)} left: round {number_of_round}, {group.name}, "
-                f"{implementation.name}: {headline}")
+            say(f"{100 * done / total:3.0f} %, {minutes(left)} left: {group.name}, turn {turn} of "
+                f"{args.rounds * group.turns}, {implementation.name}: {headline}")
 
 
 def minutes(seconds):

@@ -59,7 +59,7 @@ class FiguresThatCannotBeHad(unittest.TestCase):
         self.assertEqual(row(made, "TCP 1 stream out, no strangers"), ["3.00", "0"], "nothing at all is a figure")
         self.assertEqual(row(made, "a new peer's first answer"), ["5.00", "7.00 [1]"])
         self.assertEqual(row(made, "the daemon's peak memory"), ["-", "failed [1]"])
-        said = "other, strangers, round 1 (strangers_newcomer, strangers_memory): no answer within 20 s"
+        said = "other, strangers, turn 1 (strangers_newcomer, strangers_memory): no answer within 20 s"
         self.assertIn(f"# failed: {said}\n", made.file.getvalue())
         self.assertIn("1,other,strangers,strangers_none,Gbit/s,0.0", made.file.getvalue())
         self.assertIn(f"[1] {said}", report.text(made, []))
