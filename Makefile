@@ -41,7 +41,7 @@ demo: ## A tunnel between two namespaces, and a sidecar (root); without root, a 
 	cargo build --release --bin adit
 	scripts/demo.sh target/release/adit
 
-bench: ## Side by side with other implementations, end to end (root, three quarters of an hour; BENCH_ARGS=--quick: minutes)
+bench: ## Side by side with other implementations, end to end (root, an hour; BENCH_ARGS=--quick: minutes)
 	@if [ "$$(id -u)" != 0 ]; then echo "bench: needs root, for network namespaces and TUN devices" >&2; exit 2; fi
 	scripts/install-tools.sh
 	scripts/fetch-wireguard-go.sh
