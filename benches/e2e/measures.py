@@ -559,7 +559,7 @@ SET_UP = 0.8
 # Turns of a round where the host's moods show, of seconds and of minutes ...
 OFTEN = 9
 # ... and where there is too little to see in a third of a second.
-SLOWLY = 3
+RARER = 3
 
 GROUPS = {group.name: group for group in (
     Group("tcp", "TCP", transfer_metrics(TCP), tcp, lambda s, quick: SET_UP + (6 if quick else 9) * (s + START)),
@@ -580,13 +580,13 @@ GROUPS = {group.name: group for group in (
     Group("pingpong", "Ping-pong, nothing else under way", tuple(m for s in PAYLOADS for m in pingpong_metrics(s)),
           pingpong, lambda s, _: SET_UP + len(PAYLOADS) * (s + 0.2), turns=OFTEN),
     Group("paced", "Paced pings", tuple(m for pace in PACES_MS for m in paced_metrics(pace)), paced,
-          lambda s, _: SET_UP + 3 * s + len(PACES_MS) * START, turns=SLOWLY),
+          lambda s, _: SET_UP + 3 * s + len(PACES_MS) * START, turns=RARER),
     Group("loaded", "Latency under load", (
         *loaded_metrics("loaded_tcp", f"TCP, {LOADED_STREAMS} streams"),
         Metric("loaded_tcp_gbits", "the TCP meanwhile", "Gbit/s", True),
         *loaded_metrics("loaded_udp", f"a UDP {LOADED_FLOOD} B flood"),
         Metric("loaded_udp_kpps", "the flood meanwhile, delivered", "kpps", True),
-    ), loaded, lambda s, _: SET_UP + 2 * (s + 1.5), turns=SLOWLY),
+    ), loaded, lambda s, _: SET_UP + 2 * (s + 1.5), turns=RARER),
     Group("unsegmented", "TCP, no UDP segmentation on the veth",
           transfer_metrics(SAVED_WITHOUT_SEGMENTATION, "unsegmented_", ", no UDP segmentation"), unsegmented,
           lambda s, _: SET_UP + len(SAVED_WITHOUT_SEGMENTATION) * (s + START), "unsegmented"),

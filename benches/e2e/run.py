@@ -136,7 +136,7 @@ def describe(args, chosen, steps):
     except Failure:
         commit = "unknown"
     often = "".join(f"; {group.name} {args.rounds * group.turns} of {args.seconds / group.turns:.2g} s"
-                    for group in dict.fromkeys(group for group, _ in steps) if group.turns > 1)
+                    for group in groups_of(steps) if group.turns > 1)
     segmentation = ", no UDP segmentation on the veth" if args.no_udp_segmentation else ""
     return [
         ("machine", f"{processor}, {os.cpu_count()} cores, {memory:.0f} GB"),
@@ -181,11 +181,16 @@ def plan(args, chosen):
     return steps
 
 
+def groups_of(steps):
+    """Each once, in the order of the steps."""
+    return list(dict.fromkeys(group for group, _ in steps))
+
+
 def turns(steps, number_of_round):
     """Steps of a round as they are done, with the number of the turn. In each turn of a group its implementations begin with
     another one."""
-    for group in dict.fromkeys(group for group, _ in steps):
-        of_group = [step for step in steps if step[0] is group]
+    for group in groups_of(steps):
+        of_group = [step for step in steps if step[0] == group]
         for turn in range((number_of_round - 1) * group.turns, number_of_round * group.turns):
             start = turn % len(of_group)
             for _, implementation in of_group[start:] + of_group[:start]:
@@ -290,7 +295,7 @@ def main():
     with open(args.out / "figures.csv", "w", newline="") as file:
         results = Results(file, facts)
         results.names = [i.name for i in chosen if any(i is implementation for _, implementation in steps)]
-        results.groups = list(dict.fromkeys(group.name for group, _ in steps))
+        results.groups = [group.name for group in groups_of(steps)]
         try:
             rounds(args, settings, steps, results, partner)
         except KeyboardInterrupt:

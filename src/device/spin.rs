@@ -55,8 +55,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Longer than who waits for a packet keeps the processor, shorter than who is busy does.
 const AWAY_TIME: Duration = Duration::from_micros(200);
 
-/// For how long it is given up while others stay busy: each trial costs the time of some absences, and who was busy waits for
-/// packets again within less than a second.
+/// For how long it is given up at most while others stay busy, as each trial costs the time of some absences. Longer brought
+/// no more (docs/performance.md).
 const AWAY_PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// One worker's habit of looking before it sleeps.
@@ -306,7 +306,7 @@ mod tests {
         assert!(!given_up(7, 0) && !given_up(10_000, 8));
     }
 
-    /// The longer they are, the more seldom it is tried; and as often as at first once they are not.
+    /// The longer others stay busy, the more seldom it is tried; after a good time it begins anew.
     #[test]
     fn it_is_tried_seldom_while_others_stay_busy() {
         let mut spin = Spin::new(WINDOW);
