@@ -26,8 +26,13 @@ const OTHERS_MAX: usize = 8;
 /// system calls.
 const NEARER: u32 = 8;
 
-/// One guess in so many is about all sources.
-const ALL_EVERY: u32 = 4;
+/// One guess in so many is about all sources, which costs two or three system calls more: a source that nobody expects
+/// anything from waits for as many looks at most, each about a microsecond, or until the worker sleeps.
+const ALL_EVERY: u32 = 16;
+
+/// Of the guesses after a packet this one is about both near sources, when what was expected has not come at once. The
+/// first is about the expected one alone: it has mostly come by then, and to ask the other one first holds it up.
+const BOTH_AT: u32 = 2;
 
 /// Where something comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +57,10 @@ pub(super) struct Watch {
     last_out: bool,
     /// Whether one went out after one that came in, and after one that went out: the last time.
     next_out: [bool; 2],
-    /// Nothing was guessed since.
-    just_moved: bool,
+    /// Guesses since a packet moved.
     guesses: u32,
+    /// Guesses since one was about all sources.
+    partial: u32,
 }
 
 impl Watch {
@@ -69,8 +75,8 @@ impl Watch {
             passed: 0,
             last_out: false,
             next_out: [true, false],
-            just_moved: false,
             guesses: 0,
+            partial: 0,
         }
     }
 
@@ -113,7 +119,7 @@ impl Watch {
     /// A packet, or several, went out last; or came in.
     pub(super) fn moved(&mut self, out: bool) {
         self.next_out[usize::from(self.last_out)] = out;
-        (self.last_out, self.just_moved) = (out, true);
+        (self.last_out, self.guesses) = (out, 0);
     }
 
     /// Whether a packet that goes out is likely to follow one that came in: the last time one did, and the TUN can be asked.
@@ -122,12 +128,13 @@ impl Watch {
     }
 
     /// Tells where the next packet is likely to come from, without asking the system: from where it came after such a one the
-    /// last time; and from the TUN and the near socket right after a packet, when more may have come at once. Now and then,
-    /// however much comes from there, it tells both, and asks for the others.
+    /// last time. Soon after a packet, when more may have come at once, it tells of the TUN and the near socket; and so it
+    /// does now and then, however much comes from where it is expected, and asks for the others.
     pub(super) fn guess(&mut self, mut tell: impl FnMut(Source)) -> io::Result<()> {
-        self.guesses = self.guesses.wrapping_add(1);
-        let all = self.guesses.is_multiple_of(ALL_EVERY);
-        let both = mem::take(&mut self.just_moved) || all;
+        self.guesses = self.guesses.saturating_add(1);
+        self.partial += 1;
+        let all = self.partial == ALL_EVERY;
+        let both = self.guesses == BOTH_AT || all;
         let out = self.next_out[usize::from(self.last_out)];
         if self.tun.is_some() && (out || both) {
             tell(Source::Tun);
@@ -135,7 +142,12 @@ impl Watch {
         if self.descriptor(self.near).is_some() && (!out || both) {
             tell(Source::Socket(self.near));
         }
-        if all { self.ask_others(true, tell) } else { Ok(()) }
+        if all {
+            self.partial = 0;
+            self.ask_others(true, tell)
+        } else {
+            Ok(())
+        }
     }
 
     /// Tells which of the sources that are not near have something. `passes`: the near one
@@ -334,7 +346,7 @@ mod tests {
             watch.moved(out);
             assert!(out || watch.expects_answer() == (next == tun), "after {out}");
             let mut expected = vec![vec![next]; ALL_EVERY as usize];
-            expected[0] = vec![tun, near]; // More may have come at once.
+            expected[BOTH_AT as usize - 1] = vec![tun, near]; // More may have come at once.
             expected[ALL_EVERY as usize - 1] = all.to_vec();
             assert_eq!(guesses(&mut watch, ALL_EVERY), expected, "after {out}");
         }
