@@ -26,13 +26,24 @@ const OTHERS_MAX: usize = 8;
 /// system calls.
 const NEARER: u32 = 8;
 
-/// One guess in so many is about all sources, which costs two or three system calls more: a source that nobody expects
-/// anything from waits for as many looks at most, each about a microsecond, or until the worker sleeps.
-const ALL_EVERY: u32 = 16;
+/// How often a guess is about more than what is expected.
+#[derive(Debug, Clone, Copy)]
+struct Habit {
+    /// Of the guesses after a packet this one is about both near sources.
+    both_at: u32,
+    /// One guess in so many is about all sources.
+    all_every: u32,
+}
 
-/// Of the guesses after a packet this one is about both near sources, when what was expected has not come at once. The
-/// first is about the expected one alone: it has mostly come by then, and to ask the other one first holds it up.
-const BOTH_AT: u32 = 2;
+/// Where the next packet came from the expected source [`STEADY_FROM`] times in a row: it mostly has something by the first guess,
+/// and to ask others before holds it up. What comes from elsewhere waits for as many looks at most, each about a microsecond.
+const STEADY: Habit = Habit { both_at: 2, all_every: 16 };
+
+/// Where it did not, as with bursts: what is left of one may come from the other source at any time.
+const UNSTEADY: Habit = Habit { both_at: 1, all_every: 4 };
+
+/// More packets than a burst has that one datagram of a program makes, but for the longest.
+const STEADY_FROM: u32 = 8;
 
 /// Where something comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +68,8 @@ pub(super) struct Watch {
     last_out: bool,
     /// Whether one went out after one that came in, and after one that went out: the last time.
     next_out: [bool; 2],
+    /// How often in a row that was the same, up to [`STEADY_FROM`].
+    same: [u32; 2],
     /// Guesses since a packet moved.
     guesses: u32,
     /// Guesses since one was about all sources.
@@ -75,6 +88,7 @@ impl Watch {
             passed: 0,
             last_out: false,
             next_out: [true, false],
+            same: [0; 2],
             guesses: 0,
             partial: 0,
         }
@@ -118,7 +132,9 @@ impl Watch {
 
     /// A packet, or several, went out last; or came in.
     pub(super) fn moved(&mut self, out: bool) {
-        self.next_out[usize::from(self.last_out)] = out;
+        let after = usize::from(self.last_out);
+        self.same[after] = if self.next_out[after] == out { (self.same[after] + 1).min(STEADY_FROM) } else { 0 };
+        self.next_out[after] = out;
         (self.last_out, self.guesses) = (out, 0);
     }
 
@@ -128,14 +144,17 @@ impl Watch {
     }
 
     /// Tells where the next packet is likely to come from, without asking the system: from where it came after such a one the
-    /// last time. Soon after a packet, when more may have come at once, it tells of the TUN and the near socket; and so it
-    /// does now and then, however much comes from where it is expected, and asks for the others.
+    /// last time. Right after a packet, or a moment later where that is always the same, it tells of the TUN and the near socket,
+    /// as more may have come at once; and so it does now and then, however much comes from where it is expected, and asks for
+    /// the others.
     pub(super) fn guess(&mut self, mut tell: impl FnMut(Source)) -> io::Result<()> {
         self.guesses = self.guesses.saturating_add(1);
         self.partial += 1;
-        let all = self.partial == ALL_EVERY;
-        let both = self.guesses == BOTH_AT || all;
-        let out = self.next_out[usize::from(self.last_out)];
+        let after = usize::from(self.last_out);
+        let habit = if self.same[after] == STEADY_FROM { STEADY } else { UNSTEADY };
+        let all = self.partial >= habit.all_every;
+        let both = self.guesses == habit.both_at || all;
+        let out = self.next_out[after];
         if self.tun.is_some() && (out || both) {
             tell(Source::Tun);
         }
@@ -341,14 +360,26 @@ mod tests {
         let (tun, near) = (Source::Tun, Source::Socket(0));
         let all = [tun, near, Source::Socket(1)];
         // Question and answer, then a burst on the way out, then one on the way in.
-        let moves = [(true, near), (false, tun), (true, near), (true, tun), (true, tun), (false, tun), (false, near)];
-        for (out, next) in moves {
+        for _ in 0..STEADY_FROM {
+            watch.moved(true);
+            watch.moved(false);
+        }
+        let moves = [
+            (true, near, STEADY),
+            (false, tun, STEADY),
+            (true, near, STEADY),
+            (true, tun, UNSTEADY),
+            (true, tun, UNSTEADY),
+            (false, tun, STEADY),
+            (false, near, UNSTEADY),
+        ];
+        for (out, next, habit) in moves {
             watch.moved(out);
             assert!(out || watch.expects_answer() == (next == tun), "after {out}");
-            let mut expected = vec![vec![next]; ALL_EVERY as usize];
-            expected[BOTH_AT as usize - 1] = vec![tun, near]; // More may have come at once.
-            expected[ALL_EVERY as usize - 1] = all.to_vec();
-            assert_eq!(guesses(&mut watch, ALL_EVERY), expected, "after {out}");
+            let mut expected = vec![vec![next]; habit.all_every as usize];
+            expected[habit.both_at as usize - 1] = vec![tun, near]; // More may have come at once.
+            expected[habit.all_every as usize - 1] = all.to_vec();
+            assert_eq!(guesses(&mut watch, habit.all_every), expected, "after {out}");
         }
     }
 
@@ -359,7 +390,7 @@ mod tests {
         ends.put(1);
         for out in [true, false, false] {
             let mut told = Vec::new();
-            for _ in 0..ALL_EVERY {
+            for _ in 0..STEADY.all_every {
                 watch.moved(out);
                 told.extend(guesses(&mut watch, 1).concat());
             }
@@ -373,7 +404,7 @@ mod tests {
         watch.set_tun(Readiness::Wake);
         watch.set_sockets(vec![Readiness::Wake; 2]).unwrap();
         assert_eq!(wait(&mut watch, NOW), []);
-        assert!(guesses(&mut watch, 2 * ALL_EVERY).concat().is_empty());
+        assert!(guesses(&mut watch, 2 * STEADY.all_every).concat().is_empty());
         assert!(!watch.expects_answer());
         watch.set_sockets(Vec::new()).unwrap();
     }
