@@ -53,6 +53,25 @@ pub(super) enum Source {
     Socket(usize),
 }
 
+/// What came after packets of one direction.
+struct Next {
+    /// Whether it went out, the last time.
+    out: bool,
+    /// How often in a row that was the same, up to [`STEADY_FROM`].
+    same: u32,
+}
+
+impl Next {
+    fn came(&mut self, out: bool) {
+        self.same = if self.out == out { (self.same + 1).min(STEADY_FROM) } else { 0 };
+        self.out = out;
+    }
+
+    fn habit(&self) -> Habit {
+        if self.same == STEADY_FROM { STEADY } else { UNSTEADY }
+    }
+}
+
 /// What one worker waits for.
 pub(super) struct Watch {
     /// All but the TUN and the near socket.
@@ -66,10 +85,8 @@ pub(super) struct Watch {
     passed: u32,
     /// Whether a packet went out last.
     last_out: bool,
-    /// Whether one went out after one that came in, and after one that went out: the last time.
-    next_out: [bool; 2],
-    /// How often in a row that was the same, up to [`STEADY_FROM`].
-    same: [u32; 2],
+    /// After one that came in, and after one that went out.
+    next: [Next; 2],
     /// Guesses since a packet moved.
     guesses: u32,
     /// Guesses since one was about all sources.
@@ -87,8 +104,7 @@ impl Watch {
             near: 0,
             passed: 0,
             last_out: false,
-            next_out: [true, false],
-            same: [0; 2],
+            next: [true, false].map(|out| Next { out, same: 0 }),
             guesses: 0,
             partial: 0,
         }
@@ -132,15 +148,13 @@ impl Watch {
 
     /// A packet, or several, went out last; or came in.
     pub(super) fn moved(&mut self, out: bool) {
-        let after = usize::from(self.last_out);
-        self.same[after] = if self.next_out[after] == out { (self.same[after] + 1).min(STEADY_FROM) } else { 0 };
-        self.next_out[after] = out;
+        self.next[usize::from(self.last_out)].came(out);
         (self.last_out, self.guesses) = (out, 0);
     }
 
     /// Whether a packet that goes out is likely to follow one that came in: the last time one did, and the TUN can be asked.
     pub(super) fn expects_answer(&self) -> bool {
-        self.tun.is_some() && self.next_out[usize::from(false)]
+        self.tun.is_some() && self.next[usize::from(false)].out
     }
 
     /// Tells where the next packet is likely to come from, without asking the system: from where it came after such a one the
@@ -150,11 +164,10 @@ impl Watch {
     pub(super) fn guess(&mut self, mut tell: impl FnMut(Source)) -> io::Result<()> {
         self.guesses = self.guesses.saturating_add(1);
         self.partial += 1;
-        let after = usize::from(self.last_out);
-        let habit = if self.same[after] == STEADY_FROM { STEADY } else { UNSTEADY };
+        let next = &self.next[usize::from(self.last_out)];
+        let (out, habit) = (next.out, next.habit());
         let all = self.partial >= habit.all_every;
         let both = self.guesses == habit.both_at || all;
-        let out = self.next_out[after];
         if self.tun.is_some() && (out || both) {
             tell(Source::Tun);
         }
