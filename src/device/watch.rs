@@ -154,7 +154,11 @@ impl Watch {
 
     /// Whether a packet that goes out is likely to follow one that came in: the last time one did, and the TUN can be asked.
     pub(super) fn expects_answer(&self) -> bool {
-        self.tun.is_some() && self.next[usize::from(false)].out
+        self.expects_out(false)
+    }
+
+    fn expects_out(&self, after_out: bool) -> bool {
+        self.tun.is_some() && self.next[usize::from(after_out)].out
     }
 
     /// Tells where the next packet is likely to come from, without asking the system: from where it came after such a one the
@@ -164,8 +168,8 @@ impl Watch {
     pub(super) fn guess(&mut self, mut tell: impl FnMut(Source)) -> io::Result<()> {
         self.guesses = self.guesses.saturating_add(1);
         self.partial += 1;
-        let next = &self.next[usize::from(self.last_out)];
-        let (out, habit) = (next.out, next.habit());
+        let out = self.expects_out(self.last_out);
+        let habit = self.next[usize::from(self.last_out)].habit();
         let all = self.partial >= habit.all_every;
         let both = self.guesses == habit.both_at || all;
         if self.tun.is_some() && (out || both) {
@@ -409,6 +413,19 @@ mod tests {
             }
             assert!(told.contains(&Source::Socket(1)), "{told:?}");
         }
+    }
+
+    /// A packet that is expected from a TUN that wakes by itself keeps nobody from asking the socket.
+    #[test]
+    fn beside_a_tun_that_wakes_by_itself_every_guess_is_the_socket() {
+        let ends = Ends::new();
+        let mut watch = watch(&ends);
+        watch.set_tun(Readiness::Wake);
+        for _ in 0..=STEADY_FROM {
+            watch.moved(true);
+            watch.moved(false);
+        }
+        assert_eq!(guesses(&mut watch, STEADY.all_every), vec![vec![Source::Socket(0)]; STEADY.all_every as usize]);
     }
 
     #[test]
