@@ -269,9 +269,7 @@ impl Reading<'_> {
 
     fn stage(&self, peer: &Arc<Peer>, packet: &[u8]) {
         let dropped = peer.stage(self.outbound.lane, packet).unwrap_or_else(|| self.stage_elsewhere(packet));
-        if dropped != 0 {
-            self.crew.shared.drops.count(Rejected::StagedDropped, dropped);
-        }
+        self.crew.shared.drops.count(Rejected::StagedDropped, dropped);
     }
 
     /// The packet's peer was removed since the routes were read: stages it where it belongs by those that hold now.
@@ -447,9 +445,7 @@ fn seal(batch: &mut OutboundBatch) {
 /// What follows from a train having been sent.
 fn stamp(shared: &Shared, train: &Train<Sealed>, sent: Sent, now: Instant, rng: &mut impl Rng) {
     let peer = &train.peer;
-    if sent.refused != 0 {
-        shared.drops.count(Rejected::SendFailed, sent.refused as u64);
-    }
+    shared.drops.count(Rejected::SendFailed, sent.refused as u64);
     if sent.source_lost {
         peer.clear_source();
     }

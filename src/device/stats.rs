@@ -15,9 +15,11 @@ impl Default for Drops {
 }
 
 impl Drops {
-    /// Counts `n` drops by one rule.
+    /// Counts `n` drops by one rule; none cost nothing.
     pub(crate) fn count(&self, reason: Rejected, n: u64) {
-        self.0[reason.index()].fetch_add(n, Ordering::Relaxed);
+        if n != 0 {
+            self.0[reason.index()].fetch_add(n, Ordering::Relaxed);
+        }
     }
 
     /// How many were dropped by this rule since the start.

@@ -26,6 +26,10 @@ const OTHERS_MAX: usize = 8;
 /// system calls.
 const NEARER: u32 = 8;
 
+/// After a packet that went out, where the answer comes in: others go first before the first guess, and before one in so many.
+/// Who sends the answer is elsewhere, or nearly always; and letting others go first takes the system as long as asking a source.
+const OTHERS_FIRST_EVERY: u32 = 16;
+
 /// How often a guess is about more than what is expected.
 #[derive(Debug, Clone, Copy)]
 struct Habit {
@@ -67,8 +71,12 @@ impl Next {
         self.out = out;
     }
 
+    fn is_steady(&self) -> bool {
+        self.same == STEADY_FROM
+    }
+
     fn habit(&self) -> Habit {
-        if self.same == STEADY_FROM { STEADY } else { UNSTEADY }
+        if self.is_steady() { STEADY } else { UNSTEADY }
     }
 }
 
@@ -155,6 +163,13 @@ impl Watch {
     /// Whether a packet that goes out is likely to follow one that came in: the last time one did, and the TUN can be asked.
     pub(super) fn expects_answer(&self) -> bool {
         self.expects_out(false)
+    }
+
+    /// Whether others are to go first before the next guess: who is to have what came, or to send what is expected, may be
+    /// waiting for this very processor.
+    pub(super) fn lets_others_go_first(&self) -> bool {
+        let answered_elsewhere = self.last_out && !self.next[1].out && self.next[1].is_steady();
+        !answered_elsewhere || self.guesses.is_multiple_of(OTHERS_FIRST_EVERY)
     }
 
     fn expects_out(&self, after_out: bool) -> bool {

@@ -425,8 +425,9 @@ impl Worker {
             self.spin.missed(now);
             return Ok(None);
         }
-        // Whoever the packet is for may be waiting for this very processor.
-        std::thread::yield_now();
+        if self.watch.lets_others_go_first() {
+            std::thread::yield_now();
+        }
         let back = time::now();
         self.spin.came_back(now, back);
         self.watch.guess(|source| lane.may_have(source))?;
