@@ -26,9 +26,9 @@ const OTHERS_MAX: usize = 8;
 /// system calls.
 const NEARER: u32 = 8;
 
-/// After a packet that went out, where the answer comes in: others go first before the first guess, and before one in so many.
-/// Who sends the answer is elsewhere, or nearly always; and letting others go first takes the system as long as asking a source.
-const OTHERS_FIRST_EVERY: u32 = 16;
+/// After a packet that went out, where an answer comes in: others go first before one guess in so many. Who sends it is
+/// elsewhere, or nearly always, and letting others go first takes the system as long as asking a source.
+const OTHERS_FIRST_EVERY: u32 = 8;
 
 /// How often a guess is about more than what is expected.
 #[derive(Debug, Clone, Copy)]
@@ -167,9 +167,9 @@ impl Watch {
 
     /// Whether others are to go first before the next guess: who is to have what came, or to send what is expected, may be
     /// waiting for this very processor.
-    pub(super) fn lets_others_go_first(&self) -> bool {
+    pub(super) fn others_go_first(&self) -> bool {
         let answered_elsewhere = self.last_out && !self.next[1].out && self.next[1].is_steady();
-        !answered_elsewhere || self.guesses.is_multiple_of(OTHERS_FIRST_EVERY)
+        !answered_elsewhere || self.guesses % OTHERS_FIRST_EVERY == OTHERS_FIRST_EVERY - 1
     }
 
     fn expects_out(&self, after_out: bool) -> bool {
@@ -373,6 +373,36 @@ mod tests {
         assert_eq!(wait(&mut watch, NOW), []);
         watch.set_sockets(ends.sockets()).unwrap();
         assert_eq!(wait(&mut watch, SOON).len(), SOCKETS);
+    }
+
+    #[test]
+    fn others_go_first_but_for_most_guesses_at_an_answer() {
+        let ends = Ends::new();
+        let mut watch = watch(&ends);
+        let mut goes_first = |out: bool| {
+            watch.moved(out);
+            let each = |_| {
+                let goes_first = watch.others_go_first();
+                watch.guess(|_| ()).unwrap();
+                goes_first
+            };
+            (1..=3 * OTHERS_FIRST_EVERY).map(each).collect::<Vec<_>>()
+        };
+        let always = vec![true; 3 * OTHERS_FIRST_EVERY as usize];
+        // Not known yet; then questions and answers; then a stream, in which more goes out.
+        for _ in 0..STEADY_FROM {
+            assert_eq!(goes_first(true), always);
+            assert_eq!(goes_first(false), always);
+        }
+        let seldom: Vec<_> = (1..=3 * OTHERS_FIRST_EVERY).map(|guess| guess % OTHERS_FIRST_EVERY == 0).collect();
+        assert_eq!(goes_first(true), seldom);
+        for _ in 0..2 {
+            assert_eq!(goes_first(false), always, "whoever it is for may be waiting");
+        }
+        assert_eq!(goes_first(true), seldom);
+        for _ in 0..=STEADY_FROM {
+            assert_eq!(goes_first(true), always, "whoever sends more may be waiting");
+        }
     }
 
     fn guesses(watch: &mut Watch, count: u32) -> Vec<Vec<Source>> {

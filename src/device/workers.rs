@@ -425,7 +425,7 @@ impl Worker {
             self.spin.missed(now);
             return Ok(None);
         }
-        if self.watch.lets_others_go_first() {
+        if self.watch.others_go_first() {
             std::thread::yield_now();
         }
         let back = time::now();
