@@ -15,6 +15,7 @@
 //! | `ordered`, `pool` | what is finished leaves in order; the memory for it |
 //! | `spin` | whether to look again before sleeping |
 //! | `precedence` | whether a worker goes before who woke it |
+//! | `company` | whether a worker that looks shares its processor, and had better move to another one |
 //! | `stretch` | whether a busy thread has its processor for itself |
 //! | `events` | what happens to peers, told as it happens |
 //! | `stats` | drops, counted by rule |
@@ -32,6 +33,7 @@ mod absence;
 mod apply;
 mod batch;
 mod builder;
+mod company;
 pub mod config;
 mod control;
 pub mod events;

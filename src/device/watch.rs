@@ -168,8 +168,12 @@ impl Watch {
     /// Whether others are to go first before the next guess: who is to have what came, or to send what is expected, may be
     /// waiting for this very processor.
     pub(super) fn others_go_first(&self) -> bool {
-        let answered_elsewhere = self.last_out && !self.next[1].out && self.next[1].is_steady();
-        !answered_elsewhere || self.guesses % OTHERS_FIRST_EVERY == OTHERS_FIRST_EVERY - 1
+        !self.awaits_answer() || self.guesses % OTHERS_FIRST_EVERY == OTHERS_FIRST_EVERY - 1
+    }
+
+    /// Whether a packet went out, and one is to come in, as it has for some time: who sends that is elsewhere.
+    pub(super) fn awaits_answer(&self) -> bool {
+        self.last_out && !self.next[1].out && self.next[1].is_steady()
     }
 
     fn expects_out(&self, after_out: bool) -> bool {

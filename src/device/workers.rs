@@ -25,6 +25,7 @@ use super::Shared;
 use super::absence::Absences;
 use super::batch::{InboundBatch, OutboundBatch};
 use super::builder::CloseReason;
+use super::company::Company;
 use super::pool::Pool;
 use super::precedence::Precedence;
 use super::receive::Inbound;
@@ -220,6 +221,8 @@ pub(crate) struct Worker {
     spin: Spin,
     stretches: Stretches,
     absences: Absences,
+    /// `None` where it may not move.
+    company: Option<Company>,
     /// Stretches in a row in which this helper had company.
     in_company: u32,
     backoff: Duration,
@@ -235,6 +238,7 @@ impl Worker {
             spin: Spin::new(spin),
             stretches: Stretches::default(),
             absences: Absences::new(AWAY_TIME, AWAY_PAUSE..=AWAY_PAUSE_MAX),
+            company: Some(Company::new()),
             in_company: 0,
             backoff: HELP_BACKOFF,
         }
@@ -425,13 +429,28 @@ impl Worker {
             self.spin.missed(now);
             return Ok(None);
         }
-        if self.watch.others_go_first() {
+        let others_first = self.watch.others_go_first();
+        if others_first {
             std::thread::yield_now();
         }
         let back = time::now();
         self.spin.came_back(now, back);
+        if others_first && self.watch.awaits_answer() {
+            self.leave_company(now, back);
+        }
         self.watch.guess(|source| lane.may_have(source))?;
         Ok(Some(back))
+    }
+
+    /// Others went first from `left` to `back` while an answer was awaited. Moves to another processor if somebody is on this
+    /// one all the time.
+    fn leave_company(&mut self, left: Instant, back: Instant) {
+        if self.company.as_mut().is_some_and(|company| company.came_back(left, back))
+            && let Err(error) = thread::change_processor()
+        {
+            tracing::debug!(%error, "worker {} stays on its processor", self.number);
+            self.company = None;
+        }
     }
 
     /// Waits for the sources, as long as said.

@@ -30,21 +30,50 @@ fn no_processors() -> Mask {
     unsafe { MaybeUninit::zeroed().assume_init() }
 }
 
+/// Where the calling thread may run. [sched_getaffinity(2)]
+fn allowed() -> io::Result<Mask> {
+    let mut mask = no_processors();
+    // SAFETY: the pointer and the size are those of a mask that lives until the call returns; 0 is this thread.
+    let result = unsafe { libc::sched_getaffinity(0, size_of::<Mask>(), mask.as_mut_ptr()) };
+    if result == 0 { Ok(mask) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets the calling thread run there only. [sched_setaffinity(2)]
+fn allow(mask: &Mask) -> io::Result<()> {
+    // SAFETY: the pointer and the size are those of a mask that lives until the call returns; 0 is this thread.
+    let result = unsafe { libc::sched_setaffinity(0, size_of::<Mask>(), mask.as_ptr()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The processors on which the calling thread may run, counted from 0, in ascending order. [sched_getaffinity(2)]
 ///
 /// # Errors
 /// What the system says; a sandbox may forbid the call.
 #[cfg(any(feature = "daemon", test))]
 pub(crate) fn allowed_processors() -> io::Result<Vec<usize>> {
-    let mut mask = no_processors();
-    // SAFETY: the pointer and the size are those of a mask that lives until the call returns; 0 is this thread.
-    let result = unsafe { libc::sched_getaffinity(0, size_of::<Mask>(), mask.as_mut_ptr()) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let mask = allowed()?;
     // SAFETY: what remains of the division is below CPU_SETSIZE, so its bit lies within the set.
     let is_allowed = |processor| unsafe { libc::CPU_ISSET(processor % SET_LEN, &mask[processor / SET_LEN]) };
     Ok((0..PROCESSORS_MAX).filter(|&processor| is_allowed(processor)).collect())
+}
+
+/// Moves the calling thread to another one of the processors on which it may run; it may run on all of them afterwards, as before.
+/// Where the system lets it run on more later, that is not for this thread any more: who asks for a set keeps to it.
+///
+/// # Errors
+/// `InvalidInput` where there is no other one; what the system says, as a sandbox may forbid the calls.
+pub(crate) fn change_processor() -> io::Result<()> {
+    let before = allowed()?;
+    // SAFETY: the call takes nothing and touches no memory of ours.
+    let here = usize::try_from(unsafe { libc::sched_getcpu() }).map_err(|_| io::Error::last_os_error())?;
+    if here >= PROCESSORS_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut others = before;
+    // SAFETY: what remains of the division is below CPU_SETSIZE, so its bit lies within the set.
+    unsafe { libc::CPU_CLR(here % SET_LEN, &mut others[here / SET_LEN]) };
+    allow(&others)?;
+    allow(&before)
 }
 
 /// Lets the calling thread run on this processor only, counted from 0. [sched_setaffinity(2)]
@@ -58,9 +87,7 @@ pub(crate) fn pin(processor: usize) -> io::Result<()> {
     let mut mask = no_processors();
     // SAFETY: what remains of the division is below CPU_SETSIZE, so its bit lies within the set.
     unsafe { libc::CPU_SET(processor % SET_LEN, &mut mask[processor / SET_LEN]) };
-    // SAFETY: the pointer and the size are those of a mask that lives until the call returns; 0 is this thread.
-    let result = unsafe { libc::sched_setaffinity(0, size_of::<Mask>(), mask.as_ptr()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    allow(&mask)
 }
 
 /// How the system chooses among threads that want a processor. [sched(7)]
@@ -144,6 +171,28 @@ mod tests {
         .join()
         .unwrap();
         assert_eq!(pin(usize::MAX).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_thread_that_changes_its_processor_may_run_where_it_could_before() {
+        std::thread::spawn(|| {
+            let allowed = allowed_processors().unwrap();
+            // SAFETY: the call takes nothing and touches no memory of ours.
+            let here = || unsafe { libc::sched_getcpu() };
+            // The system may move it, too: mostly it does not.
+            let moves = (0..100).filter(|_| {
+                let before = here();
+                let changed = change_processor().is_ok();
+                changed && here() != before
+            });
+            assert_eq!(moves.count() > 50, allowed.len() > 1);
+            assert_eq!(allowed_processors().unwrap(), allowed);
+            pin(allowed[0]).unwrap();
+            assert_eq!(change_processor().unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(allowed_processors().unwrap(), allowed[..1]);
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]
