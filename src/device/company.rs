@@ -18,11 +18,14 @@ const LONG: u32 = 4;
 /// Less than any system call takes, should the clock be a coarse one.
 const QUICKEST_MIN: Duration = Duration::from_nanos(50);
 
+/// What it takes who finds nobody on a slow machine: who has had company from the start does not know better.
+const QUICKEST_MAX: Duration = Duration::from_nanos(600);
+
 /// An absence that was not long makes up for as many that were ...
 const PROMPT_WEIGHT: u32 = 2;
 
-/// ... and this many that nothing makes up for are too many: about three round trips'.
-const UNPAID_MAX: u32 = 32;
+/// ... and this many that nothing makes up for are too many: a few round trips'.
+const UNPAID_MAX: u32 = 16;
 
 /// The system needs longer to part two who share a processor.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -33,7 +36,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Who else is on one worker's processor.
 #[derive(Debug)]
 pub(super) struct Company {
-    /// The shortest absence ever.
+    /// The shortest absence ever, or what that is thought to be.
     quickest: Duration,
     /// Long ones that nothing has made up for.
     unpaid: u32,
@@ -44,7 +47,7 @@ pub(super) struct Company {
 
 impl Company {
     pub(super) fn new() -> Self {
-        Self { quickest: Duration::MAX, unpaid: 0, pause: Duration::ZERO, paused_until: Instant::default() }
+        Self { quickest: QUICKEST_MAX, unpaid: 0, pause: Duration::ZERO, paused_until: Instant::default() }
     }
 
     /// The worker awaits an answer, and let others go first, from `left` to `back`. Whether it had better move.
