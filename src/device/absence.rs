@@ -9,6 +9,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::pauses::Pauses;
 use crate::proto::time::Instant;
 
 /// What makes up for absences makes up for one part in this many of a long one.
@@ -22,24 +23,19 @@ const UNPAID_MAX: u32 = 8 * LONG_WEIGHT;
 pub(super) struct Absences {
     /// An absence is long from here on.
     long: Duration,
-    /// The shortest pause and the longest: each is twice as long as the one before, if that ended no longer ago than the
-    /// longest takes.
-    pauses: RangeInclusive<Duration>,
-    /// The last one.
-    pause: Duration,
-    paused_until: Instant,
+    pauses: Pauses,
     /// Long ones that nothing has made up for yet, each of [`LONG_WEIGHT`].
     unpaid: u32,
 }
 
 impl Absences {
     pub(super) fn new(long: Duration, pauses: RangeInclusive<Duration>) -> Self {
-        Self { long, pauses, pause: Duration::ZERO, paused_until: Instant::default(), unpaid: 0 }
+        Self { long, pauses: Pauses::new(pauses), unpaid: 0 }
     }
 
     /// Whether others may go first at `now`.
     pub(super) fn allowed(&self, now: Instant) -> bool {
-        now >= self.paused_until
+        self.pauses.is_over(now)
     }
 
     /// Others went first, from `left` to `back`. Returns whether that was long.
@@ -50,10 +46,7 @@ impl Absences {
         }
         if self.unpaid >= UNPAID_MAX {
             self.unpaid = 0;
-            let soon = left.since(self.paused_until) < *self.pauses.end();
-            let next = if soon { self.pause * 2 } else { Duration::ZERO };
-            self.pause = next.clamp(*self.pauses.start(), *self.pauses.end());
-            self.paused_until = back + self.pause;
+            self.pauses.begin(left, back);
         }
         long
     }
@@ -111,23 +104,23 @@ mod tests {
         for away in [&[short][..], &mostly] {
             let (mut absences, mut now) = start();
             work(&mut absences, &mut now, SECOND * 10, away);
-            assert_eq!(absences.pause, Duration::ZERO, "{away:?}");
+            assert_eq!(absences.pauses.last(), Duration::ZERO, "{away:?}");
         }
         let often: Vec<_> = [LONG].into_iter().chain([short; LONG_WEIGHT as usize / 2]).collect();
         let (mut absences, mut now) = start();
         work(&mut absences, &mut now, SECOND * 10, &often);
-        assert_eq!(absences.pause, *PAUSES.end());
+        assert_eq!(absences.pauses.last(), *PAUSES.end());
     }
 
     #[test]
     fn a_pause_is_short_again_after_a_good_time() {
         let (mut absences, mut now) = start();
         work(&mut absences, &mut now, SECOND * 10, &[LONG * 4]);
-        assert_eq!(absences.pause, *PAUSES.end());
-        now = absences.paused_until;
+        assert_eq!(absences.pauses.last(), *PAUSES.end());
+        now = absences.pauses.until();
         work(&mut absences, &mut now, SECOND * 3, &[Duration::ZERO]);
         work(&mut absences, &mut now, LONG * 4 * (UNPAID_MAX / LONG_WEIGHT), &[LONG * 4]);
-        assert_eq!(absences.pause, *PAUSES.start());
+        assert_eq!(absences.pauses.last(), *PAUSES.start());
     }
 
     /// A machine that stops now and then is none whose processors are wanted by others.
@@ -135,6 +128,6 @@ mod tests {
     fn a_few_long_ones_say_nothing() {
         let (mut absences, mut now) = start();
         work(&mut absences, &mut now, LONG * 7, &[LONG]);
-        assert!(absences.unpaid > 0 && absences.pause.is_zero());
+        assert!(absences.unpaid > 0 && absences.pauses.last().is_zero());
     }
 }

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::pauses::Pauses;
 use crate::proto::time::Instant;
 
 /// It was away for this many times as long as takes who finds nobody: others were there, if only for a look.
@@ -40,14 +41,13 @@ pub(super) struct Company {
     quickest: Duration,
     /// Long ones that nothing has made up for.
     unpaid: u32,
-    /// After the last move.
-    pause: Duration,
-    paused_until: Instant,
+    /// After each move.
+    pauses: Pauses,
 }
 
 impl Company {
     pub(super) fn new() -> Self {
-        Self { quickest: QUICKEST_MAX, unpaid: 0, pause: Duration::ZERO, paused_until: Instant::default() }
+        Self { quickest: QUICKEST_MAX, unpaid: 0, pauses: Pauses::new(PAUSE..=PAUSE_MAX) }
     }
 
     /// The worker awaits an answer, and let others go first, from `left` to `back`. Whether it had better move.
@@ -59,14 +59,11 @@ impl Company {
             return false;
         }
         self.unpaid = (self.unpaid + 1).min(UNPAID_MAX);
-        if self.unpaid < UNPAID_MAX || back < self.paused_until {
+        if self.unpaid < UNPAID_MAX || !self.pauses.is_over(back) {
             return false;
         }
-        let soon = back.since(self.paused_until) < PAUSE_MAX;
-        let next = if soon { self.pause * 2 } else { Duration::ZERO };
         self.unpaid = 0;
-        self.pause = next.clamp(PAUSE, PAUSE_MAX);
-        self.paused_until = back + self.pause;
+        self.pauses.begin(back, back);
         true
     }
 }
@@ -109,7 +106,7 @@ mod tests {
         // It had a processor for itself for some time.
         assert_eq!(look(&mut company, &mut now, SECOND * 5, &[ALONE]), 0);
         assert_eq!(look(&mut company, &mut now, PAUSE / 2, &shared), 1);
-        assert_eq!(company.pause, PAUSE);
+        assert_eq!(company.pauses.last(), PAUSE);
     }
 
     #[test]

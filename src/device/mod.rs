@@ -16,6 +16,7 @@
 //! | `spin` | whether to look again before sleeping |
 //! | `precedence` | whether a worker goes before who woke it |
 //! | `company` | whether a worker that looks shares its processor, and had better move to another one |
+//! | `absence`, `pauses` | whether others that go first give the processor back; for how long to leave off what does not pay |
 //! | `stretch` | whether a busy thread has its processor for itself |
 //! | `events` | what happens to peers, told as it happens |
 //! | `stats` | drops, counted by rule |
@@ -41,6 +42,7 @@ mod figures;
 mod inbox;
 mod lookup;
 mod ordered;
+mod pauses;
 mod peer;
 mod pool;
 mod precedence;
