@@ -73,8 +73,8 @@ class Group:
     """`measure(bench)` yields figures by the names of metrics as they come: NaN where there is none, a `Failure` where
     there was to be one. If it raises one, that is so for all that has not come.
     `cost(seconds, quick)` is about what it takes, in seconds.
-    `turns` is how often a round comes to it, each time for as much shorter: more often where figures follow the host's
-    moods, so that no implementation has a mood to itself."""
+    `turns` is how often a round comes to it, each time for one of so many `parts` of a test's seconds: more often where
+    figures follow the host's moods, so that no implementation has a mood to itself."""
 
     name: str
     title: str
@@ -84,6 +84,11 @@ class Group:
     topology: str = "pair"
     bare: bool = True
     turns: int = 1
+    parts: int = 1
+
+    def seconds(self, of_test):
+        """Of one turn."""
+        return of_test / self.parts
 
 
 @dataclass
@@ -109,7 +114,7 @@ class Bench:
 
     def __init__(self, settings, group, implementation, partner):
         self.settings, self.traffic = settings, settings.traffic
-        self.seconds = settings.seconds / group.turns
+        self.seconds = group.seconds(settings.seconds)
         self.implementation = implementation
         self.log = open(settings.logs / f"{implementation.name}.log", "a")
         self.link = self.tunnel = None
@@ -557,14 +562,16 @@ START = 0.4
 # Two namespaces, two daemons, a handshake; and their end.
 SET_UP = 0.8
 # Turns of a round where the host's moods show, of seconds and of minutes ...
-OFTEN = 9
+OFTEN = {"turns": 9, "parts": 9}
+# ... where besides some that are compared differ by less than a turn from the next one ...
+MOST = {"turns": 18, "parts": 9}
 # ... and where there is too little to see in a third of a second.
-RARER = 3
+RARER = {"turns": 3, "parts": 3}
 
 GROUPS = {group.name: group for group in (
     Group("tcp", "TCP", transfer_metrics(TCP), tcp, lambda s, quick: SET_UP + (6 if quick else 9) * (s + START)),
     Group("udp", "UDP floods", tuple(m for size in FLOODS for m in flood_metrics(size)), floods,
-          lambda s, _: SET_UP + len(FLOODS) * (s + START), turns=OFTEN),
+          lambda s, _: SET_UP + len(FLOODS) * (s + START), **OFTEN),
     Group("mixes", "DNS-like and VoIP-like", (
         Metric("dns_kqps", f"DNS-like, {DNS_ASKERS} askers, answered", "k/s", True),
         Metric("dns_p50", "DNS-like, p50", "us"),
@@ -578,15 +585,15 @@ GROUPS = {group.name: group for group in (
         Metric("voip_cpu_us", "VoIP-like: daemon CPU per packet", "us"),
     ), mixes, lambda s, _: SET_UP + 2 * (s + START)),
     Group("pingpong", "Ping-pong, nothing else under way", tuple(m for s in PAYLOADS for m in pingpong_metrics(s)),
-          pingpong, lambda s, _: SET_UP + len(PAYLOADS) * (s + 0.2), turns=OFTEN),
+          pingpong, lambda s, _: SET_UP + len(PAYLOADS) * (s + 0.2), **MOST),
     Group("paced", "Paced pings", tuple(m for pace in PACES_MS for m in paced_metrics(pace)), paced,
-          lambda s, _: SET_UP + 3 * s + len(PACES_MS) * START, turns=RARER),
+          lambda s, _: SET_UP + 3 * s + len(PACES_MS) * START, **RARER),
     Group("loaded", "Latency under load", (
         *loaded_metrics("loaded_tcp", f"TCP, {LOADED_STREAMS} streams"),
         Metric("loaded_tcp_gbits", "the TCP meanwhile", "Gbit/s", True),
         *loaded_metrics("loaded_udp", f"a UDP {LOADED_FLOOD} B flood"),
         Metric("loaded_udp_kpps", "the flood meanwhile, delivered", "kpps", True),
-    ), loaded, lambda s, _: SET_UP + 2 * (s + 1.5), turns=RARER),
+    ), loaded, lambda s, _: SET_UP + 2 * (s + 1.5), **RARER),
     Group("unsegmented", "TCP, no UDP segmentation on the veth",
           transfer_metrics(SAVED_WITHOUT_SEGMENTATION, "unsegmented_", ", no UDP segmentation"), unsegmented,
           lambda s, _: SET_UP + len(SAVED_WITHOUT_SEGMENTATION) * (s + START), "unsegmented"),

@@ -135,7 +135,7 @@ def describe(args, chosen, steps):
         commit = run("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12").strip()
     except Failure:
         commit = "unknown"
-    often = "".join(f"; {group.name} {args.rounds * group.turns} of {args.seconds / group.turns:.2g} s"
+    often = "".join(f"; {group.name} {args.rounds * group.turns} of {group.seconds(args.seconds):.2g} s"
                     for group in groups_of(steps) if group.turns > 1)
     segmentation = ", no UDP segmentation on the veth" if args.no_udp_segmentation else ""
     return [
@@ -164,7 +164,7 @@ def plan(args, chosen):
     """Steps of a round: group and implementation. Neighbours in time are those that are compared."""
     steps = []
     for name in args.metrics:
-        group = replace(GROUPS[name], turns=1) if args.quick else GROUPS[name]
+        group = replace(GROUPS[name], turns=1, parts=1) if args.quick else GROUPS[name]
         for implementation in chosen:
             wanted = group.bare or implementation.is_tunnel
             if group.topology == "forwarded":
@@ -233,7 +233,7 @@ def interrupted(*_):
 def rounds(args, settings, steps, results, partner):
     def cost(group):
         """Of one turn, in seconds."""
-        return group.cost(args.seconds / group.turns, args.quick)
+        return group.cost(group.seconds(args.seconds), args.quick)
 
     total = sum(cost(group) * group.turns for group, _ in steps) * args.rounds
     say(f"{len(steps)} steps, {args.rounds} rounds: about {minutes(total)}")
